@@ -1,0 +1,367 @@
+"""Documents to msgpack and back; large buffers stand outside the packed document. Knows not where either is kept."""
+
+import gc
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
+
+import msgpack
+
+from persistmem.arena import arrays
+from persistmem.arena.types import CONTAINERS, READERS, VALUE_TYPES, Code, TypeRegistry
+from persistmem.errors import CorruptError, Error, UnsupportedTypeError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+T = TypeVar("T")
+
+BUFFER_SIZE_MIN = 4096
+"""Bytes from which a buffer stands outside the document."""
+
+NESTING_MAX = 100
+"""How deep tuples, sets and the user's types may nest in each other; each level is packed inside the one around it."""
+
+_BYTES_LIKE = (bytes, bytearray, memoryview)
+_GLANCE, _GLANCE_INTO_EACH = 1000, 50
+_PACKER_KEPT_MAX = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A document ready to be written: views of its encoder's memory and of the caller's buffers."""
+
+    packed: memoryview
+    buffers: list[memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class _Large:
+    """Stands in a document for a bytes-like that goes outside."""
+
+    data: bytes | bytearray | memoryview
+
+
+class DocumentEncoder:
+    """Packs documents, one at a time, and keeps its packing memory for the next one."""
+
+    def __init__(self, types: TypeRegistry) -> None:
+        self._types = types
+        self._packer = self._new_packer()
+        self._nested_packers: list[msgpack.Packer] = []
+        self._buffers: list[memoryview] = []
+        self._depth = 0
+        self._saw_large = False
+
+    @contextmanager
+    def encode(self, document: object) -> Iterator[Encoded]:
+        """Pack ``document``, and list the buffers of 4 KiB and more that stand outside it, in order.
+
+        Nothing is copied: what it yields is valid inside the ``with`` alone. Costs one pass of msgpack, and a fifth of
+        that for looking over its output.
+
+        Raises:
+            UnsupportedTypeError: a value cannot be stored; the message says where it is.
+        """
+        try:
+            packed = self._encode(document)
+        except (TypeError, ValueError, OverflowError, BufferError, RecursionError) as error:
+            raise UnsupportedTypeError(self._explain(document, error)) from error
+        try:
+            yield Encoded(packed, self._buffers)
+        finally:
+            size = len(packed)
+            packed.release()
+            self._buffers = []
+            if size > _PACKER_KEPT_MAX:
+                self._packer = self._new_packer()
+
+    def _encode(self, document: object) -> memoryview:
+        # msgpack packs bytes itself, without asking. So glance at the document; if that shows no large ones, pack it
+        # as it is and see whether any came out; only then walk all of it in Python, which takes many times as long.
+        if not _glance_finds_large(document):
+            packed = self._pack(document)
+            if not self._saw_large and not _holds_large_bin(packed):
+                return packed
+            packed.release()
+        return self._pack(_set_apart(document))
+
+    def _pack(self, document: object) -> memoryview:
+        self._buffers, self._saw_large, self._depth = [], False, 0
+        self._packer.reset()
+        self._packer.pack(document)
+        packed: memoryview = self._packer.getbuffer()
+        return packed
+
+    def _nested(self, value: object) -> bytes:
+        if self._depth == NESTING_MAX:
+            raise ValueError(f"tuples and sets nested deeper than {NESTING_MAX}")
+        packer = self._nested_packers.pop() if self._nested_packers else self._new_packer()
+        self._depth += 1
+        packer.pack(value)
+        self._depth -= 1
+        packed: bytes = packer.bytes()
+        packer.reset()
+        if len(packed) <= BUFFER_SIZE_MIN:
+            self._nested_packers.append(packer)
+        else:
+            self._saw_large = self._saw_large or _holds_large_bin(memoryview(packed))
+        return packed
+
+    def _new_packer(self) -> msgpack.Packer:
+        return msgpack.Packer(default=self._default, strict_types=True, autoreset=False)
+
+    def _default(self, value: object) -> object:
+        kind = type(value)
+        if (container := CONTAINERS.get(kind)) is not None:
+            return msgpack.ExtType(container, self._nested(list(value)))  # type: ignore[call-overload]
+        if (row := VALUE_TYPES.get(kind)) is not None:
+            return msgpack.ExtType(row.code, row.to_bytes(value))
+        if kind is _Large:
+            return msgpack.ExtType(Code.BUFFER, self._nested(self._outside(cast("_Large", value).data)))
+        if (user := self._types.of(kind)) is not None:
+            return msgpack.ExtType(Code.USER, self._nested([user.tag, user.pack(value)]))
+        if arrays.is_array(value):
+            description, data = arrays.describe_array(value)  # type: ignore[arg-type]
+            if len(data) < BUFFER_SIZE_MIN:
+                return msgpack.ExtType(Code.ARRAY, self._nested([description, data]))
+            return msgpack.ExtType(Code.BUFFER_ARRAY, self._nested([description, self._outside(data)]))
+        if arrays.is_scalar(value):
+            return msgpack.ExtType(Code.SCALAR, self._nested(list(arrays.describe_scalar(value))))  # type: ignore[arg-type]
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        raise TypeError(f"a value of type {name}; convert it, or call persistmem.register_type for it")
+
+    def _outside(self, data: bytes | bytearray | memoryview) -> int:
+        self._buffers.append(memoryview(data).toreadonly().cast("B"))
+        return len(self._buffers) - 1
+
+    def _explain(self, document: object, error: Exception) -> str:
+        try:
+            path, reason = self._locate(document, "document") or ("document", str(error))
+        except RecursionError:
+            path, reason = "document", "it contains itself, or is nested too deep"
+        return f"{path}: {reason}"
+
+    def _locate(self, value: object, path: str) -> tuple[str, str] | None:
+        """Where in ``value`` the first thing is that cannot be packed, and why. Only called when there is one."""
+        for inner_path, item in _items(value, path):
+            if found := self._locate(item, inner_path):
+                return found
+        try:
+            self._pack(type(value)() if type(value) in _NESTING else value).release()
+        except (TypeError, ValueError, OverflowError, BufferError) as error:
+            return path, str(error)
+        return None
+
+
+_NESTING = frozenset({dict, list, *CONTAINERS})
+
+
+def _items(value: object, path: str) -> Iterator[tuple[str, object]]:
+    """What a container holds, each with the path to it."""
+    if type(value) is dict:
+        for key, item in value.items():
+            yield f"{path} key {key!r:.60}", key
+            yield f"{path}[{key!r:.60}]", item
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(cast("list[object]", value)):
+            yield f"{path}[{index}]", item
+    elif type(value) in (set, frozenset):
+        for item in cast("set[object]", value):
+            yield f"{path} member {item!r:.60}", item
+
+
+def _is_large(value: object) -> bool:
+    return type(value) in _BYTES_LIKE and memoryview(cast("bytes", value)).nbytes >= BUFFER_SIZE_MIN
+
+
+def _glance_finds_large(document: object) -> bool:
+    """Whether a large bytes-like is among the first values of the first containers, depth first."""
+    stack, left = [document], _GLANCE
+    while stack and left:
+        value = stack.pop()
+        left -= 1
+        if _is_large(value):
+            return True
+        if type(value) is dict:
+            stack.extend(islice(value.values(), _GLANCE_INTO_EACH))
+        elif type(value) in _NESTING:
+            stack.extend(islice(cast("list[object]", value), _GLANCE_INTO_EACH))
+    return False
+
+
+# msgpack's bin 16 and bin 32 become 0xc1, which no msgpack has. First all of them, in one cheap pass that also hits
+# bytes inside of numbers and text, where it does no harm; then, if that struck a real one, only those of 4 KiB and up.
+_ANY_BIN = bytes.maketrans(b"\xc5\xc6", b"\xc1\xc1")
+_LARGE_BIN = re.compile(rb"\xc5(?=[\x10-\xff])|\xc6")
+
+
+def _holds_large_bin(packed: memoryview) -> bool:
+    if len(packed) < BUFFER_SIZE_MIN or not _is_broken(packed, _ANY_BIN):
+        return False
+    return _is_broken(memoryview(_LARGE_BIN.sub(b"\xc1", packed)))
+
+
+_PIECE = 256 << 10
+
+
+def _is_broken(packed: memoryview, table: bytes | None = None) -> bool:
+    """Whether ``packed``, its bytes mapped by ``table``, is not well-formed msgpack. Builds nothing.
+
+    Without it, an array header that promises more items than there are bytes would reserve memory for them, once for
+    each level of nesting. Costs a twentieth of unpacking.
+    """
+    parser = msgpack.Unpacker(max_buffer_size=len(packed) + 1, read_size=max(len(packed), 1))
+    for start in range(0, len(packed), _PIECE):
+        piece = packed[start : start + _PIECE]
+        parser.feed(bytes(piece).translate(table) if table else piece)
+    try:
+        parser.skip()
+    except (ValueError, msgpack.UnpackException):
+        return True
+    return int(parser.tell()) != len(packed)
+
+
+def _set_apart(value: object) -> object:
+    """The document with every large bytes-like in it replaced by a :class:`_Large`."""
+    kind = type(value)
+    if _is_large(value):
+        return _Large(cast("bytes", value))
+    if kind is dict:
+        return {_set_apart(key): _set_apart(item) for key, item in cast("dict[object, object]", value).items()}
+    if kind in _NESTING:
+        return kind(_set_apart(item) for item in cast("list[object]", value))  # type: ignore[call-arg]
+    return value
+
+
+class DocumentDecoder:
+    """Reads one packed document back, with the buffers that stand outside it."""
+
+    def __init__(self, types: TypeRegistry, buffers: Sequence[memoryview], *, copy: bool) -> None:
+        """``buffers`` are verified; with ``copy`` the document gets its own bytes of them, else read-only views."""
+        self._types = types
+        self._buffers = buffers
+        self._copy = copy
+        self._depth = 0
+
+    def decode(self, packed: memoryview) -> object:
+        """The document.
+
+        Raises:
+            CorruptError: it is not one.
+            UnsupportedTypeError: it holds a type that is not registered, or not installed, in this process.
+        """
+        if _is_broken(packed):
+            raise CorruptError("document: not well-formed msgpack")
+        try:
+            with _collector_paused():
+                return self._unpack(packed)
+        except Error:
+            raise
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+            ArithmeticError,
+            struct.error,
+            RecursionError,
+            MemoryError,
+        ) as error:
+            raise CorruptError(
+                f"document: it holds a value that cannot be ({type(error).__name__}: {error})"
+            ) from error
+
+    def _unpack(self, packed: memoryview) -> object:
+        return msgpack.unpackb(packed, ext_hook=self._extension, strict_map_key=False)
+
+    def _nested(self, payload: bytes) -> object:
+        packed = memoryview(payload)
+        if self._depth == NESTING_MAX or _is_broken(packed):
+            raise CorruptError("document: an extension that is not well-formed, or nested too deep")
+        self._depth += 1
+        value = self._unpack(packed)
+        self._depth -= 1
+        return value
+
+    def _extension(self, code: int, payload: bytes) -> object:
+        if (read := READERS.get(code)) is not None:
+            return read(payload)
+        reader = self._READERS.get(code)
+        if reader is None:
+            raise CorruptError(f"document: extension type {code} is not known; was it written by a newer persistmem?")
+        return reader(self, self._nested(payload))
+
+    def _tuple(self, value: object) -> object:
+        return tuple(_typed(value, list))
+
+    def _set(self, value: object) -> object:
+        return set(_typed(value, list))
+
+    def _frozenset(self, value: object) -> object:
+        return frozenset(_typed(value, list))
+
+    def _user(self, value: object) -> object:
+        tag, content = _pair(value)
+        return self._types.tagged(tag).unpack(content)
+
+    def _array(self, value: object) -> object:
+        description, data = _pair(value)
+        return self._own(arrays.build_array(description, _typed(data, bytes)))
+
+    def _scalar(self, value: object) -> object:
+        description, data = _pair(value)
+        return arrays.build_scalar(description, _typed(data, bytes))
+
+    def _buffer(self, value: object) -> object:
+        view = self._outside(value)
+        return bytes(view) if self._copy else view
+
+    def _buffer_array(self, value: object) -> object:
+        description, index = _pair(value)
+        return self._own(arrays.build_array(description, self._outside(index)))
+
+    def _own(self, array: "np.ndarray") -> "np.ndarray":
+        return array.copy(order="K") if self._copy else array
+
+    def _outside(self, index: object) -> memoryview:
+        if type(index) is not int or not 0 <= index < len(self._buffers):
+            raise CorruptError(f"document: buffer {index!r:.40} of {len(self._buffers)}")
+        return self._buffers[index]
+
+    _READERS: ClassVar[dict[int, Callable[["DocumentDecoder", object], object]]] = {
+        Code.TUPLE: _tuple,
+        Code.SET: _set,
+        Code.FROZENSET: _frozenset,
+        Code.ARRAY: _array,
+        Code.SCALAR: _scalar,
+        Code.BUFFER: _buffer,
+        Code.BUFFER_ARRAY: _buffer_array,
+        Code.USER: _user,
+    }
+
+
+def _typed(value: object, kind: type[T]) -> T:
+    if type(value) is not kind:
+        raise CorruptError(f"document: expected {kind.__name__} in an extension, found {type(value).__name__}")
+    return value
+
+
+def _pair(value: object) -> tuple[object, object]:
+    first, second = _typed(value, list)
+    return first, second
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    # Building a million objects makes the cycle collector look at all of them, many times, and find nothing.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

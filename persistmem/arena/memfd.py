@@ -1,0 +1,55 @@
+"""Making the memfds that arenas live in, and checking those that others made. Knows nothing of what is inside."""
+
+import fcntl
+import os
+from typing import Final
+
+from persistmem.arena.layout import check_arena_size
+from persistmem.errors import CorruptError, SizeError
+
+SEALS: Final = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
+"""What an arena's memfd must be sealed against: a size that changes under a mapping is a SIGBUS."""
+
+
+def create_memfd(label: str, size: int) -> int:
+    """A new, sealed memfd of ``size`` bytes, which the caller closes. It takes memory as it is written.
+
+    ``label`` is what ``/proc/PID/maps`` shows. ``F_SEAL_SEAL`` is set too: no holder can seal it against writing.
+
+    Raises:
+        SizeError: an arena cannot have this size.
+    """
+    check_arena_size(size)
+    fd = os.memfd_create(f"persistmem:{label}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS | fcntl.F_SEAL_SEAL)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def check_memfd(fd: int) -> int:
+    """The size of a memfd that came from outside, after checking that it cannot change.
+
+    Raises:
+        CorruptError: it is not a memfd, it lacks a seal, or no arena has its size.
+    """
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError as error:
+        raise CorruptError(f"expected a memfd, found a file without seals ({error.strerror})") from error
+    if seals & SEALS != SEALS:
+        raise CorruptError(f"expected a memfd sealed against growing and shrinking, found seals {seals:#x}")
+    if seals & ~(SEALS | fcntl.F_SEAL_SEAL):
+        raise CorruptError(f"expected a memfd that can be written and mapped, found seals {seals:#x}")
+    try:
+        return check_arena_size(os.fstat(fd).st_size)
+    except SizeError as error:
+        raise CorruptError(str(error)) from error
+
+
+def reopen(fd: int, flags: int) -> int:
+    """Open ``fd``'s file once more: with locks and a position of its own, which a passed or inherited fd shares."""
+    return os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC)

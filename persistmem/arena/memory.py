@@ -1,0 +1,86 @@
+"""A memfd as memory: bulk writes, single 8-byte stores, reads. Knows no format.
+
+Every byte that an arena writes goes through :class:`Memory`, so that a test can record the stores and stop after any.
+"""
+
+import errno
+import mmap
+import os
+from contextlib import suppress
+
+from persistmem.arena.memfd import reopen
+
+_PIECE = 1 << 20
+
+
+class Memory:
+    """A writable mapping of a whole memfd, through a file description of its own."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.size = size
+        self._fd = reopen(fd, os.O_RDWR)
+        try:
+            self._mapping = mmap.mmap(self._fd, size)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._bytes = memoryview(self._mapping)
+        self._read_only = self._bytes.toreadonly()
+        self._words = self._bytes.cast("Q")
+
+    @property
+    def fd(self) -> int:
+        """The descriptor beneath; closed with the memory."""
+        return self._fd
+
+    @property
+    def whole(self) -> memoryview:
+        """All of it, read-only."""
+        return self._read_only
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """A read-only view; copies nothing."""
+        return self._read_only[offset : offset + length]
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Copy ``data`` to ``offset``. Not atomic.
+
+        Raises:
+            OSError: ``ENOSPC`` or ``ENOMEM``: the machine is out of memory.
+        """
+        # Into a hole, pwrite spares the zeroing and the page faults (0.43 s against 0.72 s per GiB), and reports a
+        # machine out of memory as an error instead of a SIGBUS.
+        if self._is_hole(offset, len(data)):
+            view = memoryview(data)
+            while view:
+                written = os.pwrite(self._fd, view, offset)
+                offset, view = offset + written, view[written:]
+        else:
+            self._bytes[offset : offset + len(data)] = data
+
+    def store(self, offset: int, word: int) -> None:
+        """Write 8 bytes at ``offset``, a multiple of 8, in one aligned store."""
+        self._words[offset >> 3] = word
+
+    def clear(self, offset: int, length: int) -> None:
+        """Make ``length`` bytes from ``offset`` zero. Holes stay holes."""
+        for start in range(offset, offset + length, _PIECE):
+            size = min(_PIECE, offset + length - start)
+            if not self._is_hole(start, size):
+                self.write(start, bytes(size))
+
+    def close(self) -> None:
+        """Unmap. Views given out by :meth:`read` keep the mapping until they are gone."""
+        for view in (self._words, self._read_only, self._bytes):
+            view.release()
+        with suppress(BufferError):  # a view is still in use: the mapping goes with the last one
+            self._mapping.close()
+        os.close(self._fd)
+
+    def _is_hole(self, offset: int, length: int) -> bool:
+        try:
+            return os.lseek(self._fd, offset, os.SEEK_DATA) >= offset + length
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return True
+            raise

@@ -1,0 +1,92 @@
+"""Every error that persistmem raises; knows nothing of the rest of the package.
+
+Each derives from :class:`Error` and from the standard exception that fits, so ``except KeyError`` and
+``except persistmem.Error`` both work. The message says what was expected, what was found, and what to do.
+"""
+
+import errno
+
+
+class Error(Exception):
+    """Base of all errors of persistmem."""
+
+
+class NotFoundError(Error, KeyError):
+    """There is no arena, snapshot, generation or region of that name."""
+
+    # KeyError shows the repr of its argument; a message is for people.
+    __str__ = Exception.__str__
+
+
+class ExistsError(Error, FileExistsError):
+    """The name is taken."""
+
+
+class InvalidNameError(Error, ValueError):
+    """A name that arenas, snapshots or regions cannot have."""
+
+
+class ArgumentError(Error, ValueError):
+    """An argument that makes no sense, alone or beside the others."""
+
+
+class SizeError(Error, ValueError):
+    """A size that is out of range, or that cannot be read."""
+
+
+class UnsupportedTypeError(Error, TypeError):
+    """A document holds a value that cannot be stored; the message names the path to it."""
+
+
+class CorruptError(Error, ValueError):
+    """Memory that fails its check: a checksum, a length, an offset, or a value that cannot be."""
+
+
+class NewerFormatError(Error, ValueError):
+    """The arena was written by a newer persistmem, in a format that this one does not know. It was not touched."""
+
+
+class ArenaFullError(Error, OSError):
+    """The arena has no room. Nothing was changed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.ENOSPC, message)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class BusyError(Error, TimeoutError):
+    """Somebody else holds what was asked for, and did not let go in time."""
+
+
+class ClosedError(Error, ValueError):
+    """The arena was closed in this process."""
+
+
+class StaleArenaError(Error, ConnectionError):
+    """The arena belongs to a kernel that is gone. Attach again to reach its successor."""
+
+
+class AgentError(Error, ConnectionError):
+    """The agent cannot be reached, cannot be started, or broke off."""
+
+
+class ProtocolError(Error, ValueError):
+    """A message that breaks the agent's protocol."""
+
+
+class RefusedError(Error, PermissionError):
+    """The agent refuses: not yours, or not now. The message says which."""
+
+
+class LiveUpdateError(Error, OSError):
+    """The live-update device refused a call; ``errno`` is the kernel's."""
+
+
+class IncompatibleKernelError(Error, RuntimeError):
+    """The state was handed over by a kernel whose ABI this one does not know."""
+
+
+class DamageWarning(UserWarning):
+    """Something in an arena fails its check; what was given instead is named."""
