@@ -1,72 +1,26 @@
 """An application's hot state survives the process and the kernel.
 
 >>> import persistmem
->>> arena = persistmem.attach("recommender", size="1MiB")  # doctest: +SKIP
->>> arena.snapshot("profiles", {"ada": 36})  # doctest: +SKIP
+>>> persistmem.Origin.created("7.3.4").kind
+'created'
 """
 
-from persistmem.arena import (
-    Arena,
-    Damage,
-    Generation,
-    Origin,
-    Piece,
-    Region,
-    Usage,
-    VerifyReport,
-    register_type,
-    verified,
-)
-from persistmem.errors import (
-    AgentError,
-    ArenaFullError,
-    ArgumentError,
-    BusyError,
-    ClosedError,
-    CorruptError,
-    DamageWarning,
-    Error,
-    ExistsError,
-    IncompatibleKernelError,
-    InvalidNameError,
-    LiveUpdateError,
-    NewerFormatError,
-    NotFoundError,
-    ProtocolError,
-    RefusedError,
-    SizeError,
-    StaleArenaError,
-    UnsupportedTypeError,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "AgentError",
-    "Arena",
-    "ArenaFullError",
-    "ArgumentError",
-    "BusyError",
-    "ClosedError",
-    "CorruptError",
-    "Damage",
-    "DamageWarning",
-    "Error",
-    "ExistsError",
-    "Generation",
-    "IncompatibleKernelError",
-    "InvalidNameError",
-    "LiveUpdateError",
-    "NewerFormatError",
-    "NotFoundError",
-    "Origin",
-    "Piece",
-    "ProtocolError",
-    "RefusedError",
-    "Region",
-    "SizeError",
-    "StaleArenaError",
-    "UnsupportedTypeError",
-    "Usage",
-    "VerifyReport",
-    "register_type",
-    "verified",
-]
+if TYPE_CHECKING:
+    from persistmem.api import *  # noqa: F403 - one list of names, in api.py
+
+
+# Importing persistmem costs next to nothing: the command line's --help, and programs that may never attach, want that.
+def __getattr__(name: str) -> object:
+    if not name.startswith("_"):
+        api = import_module("persistmem.api")
+        if name in api.__all__:
+            globals()[name] = value = getattr(api, name)
+            return value
+    raise AttributeError(f"module 'persistmem' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *import_module("persistmem.api").__all__])
