@@ -22,6 +22,7 @@ from persistmem.arena.layout import (
     HEADER_SIZE,
     Header,
     Offset,
+    check_kernel,
     checksum,
     decode_header,
     encode_header,
@@ -108,6 +109,7 @@ class Arena:
             CorruptError: this is no sound arena.
             NewerFormatError: it is one of a newer format.
         """
+        self._kernel = check_kernel(kernel)
         size = check_memfd(fd)
         self._memory = Memory(fd, size)
         try:
@@ -118,7 +120,6 @@ class Arena:
         self._header = header
         self._commits = Commits(self._memory)
         self._encoders: list[DocumentEncoder] = []
-        self._kernel = kernel
         self._guard = guard
         self._clock = clock
         self._types = types
@@ -142,7 +143,7 @@ class Arena:
             packed = encode_catalogue(Catalogue())
             memory.write(DATA_OFFSET, packed)
             Commits(memory).publish(1, DATA_OFFSET, len(packed), checksum(packed))
-            memory.write(HEADER_OFFSET, encode_header(Header(memory.size, new_uuid(), clock(), kernel)))
+            memory.write(HEADER_OFFSET, encode_header(Header(memory.size, new_uuid(), clock(), check_kernel(kernel))))
         finally:
             memory.close()
 

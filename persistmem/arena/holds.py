@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from persistmem.arena.catalogue import Extent
-from persistmem.arena.layout import EXTENT_ALIGNMENT, align
+from persistmem.arena.layout import BUFFER_ALIGNMENT, align
 from persistmem.arena.locks import try_lock
 from persistmem.arena.memfd import reopen
 from persistmem.arena.views import ViewMapping, map_views
@@ -45,9 +45,10 @@ class Hold:
 
 
 def _merge(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    # Buffers stand a page apart at the most: the few bytes between them are worth less than a lock for each.
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
-        if merged and start <= align(merged[-1][1], EXTENT_ALIGNMENT):
+        if merged and start <= align(merged[-1][1], BUFFER_ALIGNMENT):
             merged[-1] = merged[-1][0], max(end, merged[-1][1])
         else:
             merged.append((start, end))

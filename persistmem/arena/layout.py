@@ -11,7 +11,7 @@ from uuid import UUID
 
 import xxhash
 
-from persistmem.errors import CorruptError, NewerFormatError, SizeError
+from persistmem.errors import ArgumentError, CorruptError, NewerFormatError, SizeError
 from persistmem.sizes import format_size
 
 Offset = NewType("Offset", int)
@@ -108,11 +108,22 @@ def check_arena_size(size: int) -> int:
     return size
 
 
+def check_kernel(release: str) -> str:
+    """Return ``release`` if it fits where an arena records a kernel.
+
+    Raises:
+        ArgumentError: it has more than 64 bytes, or a NUL.
+    """
+    if len(release.encode()) > KERNEL_BYTES_MAX or "\0" in release:
+        raise ArgumentError(f"kernel release {release[:80]!r}: expected at most {KERNEL_BYTES_MAX} bytes, no NUL")
+    return release
+
+
 def encode_header(header: Header) -> bytes:
     """The header's 256 bytes."""
     fields = _HEADER.pack(
         MAGIC, FORMAT_VERSION, HEADER_SIZE, KNOWN_FEATURES, header.size, header.uuid.bytes, header.created_ns,
-        header.kernel.encode()[:KERNEL_BYTES_MAX],
+        header.kernel.encode(),
     )  # fmt: skip
     return fields + _WORD.pack(checksum(fields))
 

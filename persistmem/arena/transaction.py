@@ -184,6 +184,6 @@ class Transaction:
         free, largest_free = format_size(allocator.free), format_size(allocator.largest)
         return (
             f"the arena is full: {format_size(length)} needed in one piece, {free} free of "
-            f"{format_size(self._memory.size)} (largest piece {largest_free}; readers may hold some of it). The rest is "
+            f"{format_size(self._memory.size)} (largest piece {largest_free}; readers may hold some). The rest is "
             f"held by {held}. Nothing was changed. Keep fewer generations, remove something, or make a larger arena"
         )
