@@ -5,9 +5,7 @@
 'created'
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing's own takes longer to import than all of this
 if TYPE_CHECKING:
     from persistmem.api import *  # noqa: F403 - one list of names, in api.py
 
@@ -15,7 +13,8 @@ if TYPE_CHECKING:
 # Importing persistmem costs next to nothing: the command line's --help, and programs that may never attach, want that.
 def __getattr__(name: str) -> object:
     if not name.startswith("_"):
-        api = import_module("persistmem.api")
+        import persistmem.api as api  # noqa: PLC0415, PLR0402 - "from persistmem" would ask this very function
+
         if name in api.__all__:
             globals()[name] = value = getattr(api, name)
             return value
@@ -23,4 +22,6 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *import_module("persistmem.api").__all__])
+    import persistmem.api as api  # noqa: PLC0415, PLR0402 - as above
+
+    return sorted([*globals(), *api.__all__])
