@@ -5,23 +5,92 @@
 'created'
 """
 
+import sys
+
 TYPE_CHECKING = False  # typing's own takes longer to import than all of this
 if TYPE_CHECKING:
-    from persistmem.api import *  # noqa: F403 - one list of names, in api.py
+    from persistmem.arena import (
+        Arena,
+        Damage,
+        Generation,
+        Origin,
+        Piece,
+        Region,
+        Usage,
+        VerifyReport,
+        register_type,
+        verified,
+    )
+    from persistmem.attachment import attach
+    from persistmem.errors import (
+        AgentError,
+        ArenaFullError,
+        ArgumentError,
+        BusyError,
+        ClosedError,
+        CorruptError,
+        DamageWarning,
+        Error,
+        ExistsError,
+        IncompatibleKernelError,
+        InvalidNameError,
+        LiveUpdateError,
+        NewerFormatError,
+        NotFoundError,
+        ProtocolError,
+        RefusedError,
+        SizeError,
+        StaleArenaError,
+        UnsupportedTypeError,
+    )
+
+__all__ = [
+    "AgentError",
+    "Arena",
+    "ArenaFullError",
+    "ArgumentError",
+    "BusyError",
+    "ClosedError",
+    "CorruptError",
+    "Damage",
+    "DamageWarning",
+    "Error",
+    "ExistsError",
+    "Generation",
+    "IncompatibleKernelError",
+    "InvalidNameError",
+    "LiveUpdateError",
+    "NewerFormatError",
+    "NotFoundError",
+    "Origin",
+    "Piece",
+    "ProtocolError",
+    "RefusedError",
+    "Region",
+    "SizeError",
+    "StaleArenaError",
+    "UnsupportedTypeError",
+    "Usage",
+    "VerifyReport",
+    "attach",
+    "register_type",
+    "verified",
+]
+
+_HOMES = ("persistmem.errors", "persistmem.arena", "persistmem.attachment")
 
 
 # Importing persistmem costs next to nothing: the command line's --help, and programs that may never attach, want that.
 def __getattr__(name: str) -> object:
-    if not name.startswith("_"):
-        import persistmem.api as api  # noqa: PLC0415, PLR0402 - "from persistmem" would ask this very function
-
-        if name in api.__all__:
-            globals()[name] = value = getattr(api, name)
-            return value
+    if name in __all__:
+        for home in _HOMES:
+            __import__(home)
+            value: object = getattr(sys.modules[home], name, None)
+            if value is not None:
+                globals()[name] = value
+                return value
     raise AttributeError(f"module 'persistmem' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    import persistmem.api as api  # noqa: PLC0415, PLR0402 - as above
-
-    return sorted([*globals(), *api.__all__])
+    return sorted([*globals(), *__all__])

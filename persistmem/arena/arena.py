@@ -94,6 +94,7 @@ class Arena:
         guard: Callable[[], None] = lambda: None,
         clock: Callable[[], int] = time.time_ns,
         types: TypeRegistry = registry,
+        memory: Callable[[int, int], Memory] = Memory,
     ) -> None:
         """Open the arena in memfd ``fd``, which stays the caller's to close. Costs the same for any size.
 
@@ -104,6 +105,7 @@ class Arena:
             guard: called first in every operation; raises if the arena must not be used any more.
             clock: nanoseconds since 1970.
             types: the user's own types.
+            memory: what maps a descriptor of so many bytes; every byte goes through it.
 
         Raises:
             CorruptError: this is no sound arena.
@@ -111,7 +113,7 @@ class Arena:
         """
         self._kernel = check_kernel(kernel)
         size = check_memfd(fd)
-        self._memory = Memory(fd, size)
+        self._memory = memory(fd, size)
         try:
             header = decode_header(bytes(self._memory.read(HEADER_OFFSET, HEADER_SIZE)), size)
         except BaseException:
@@ -128,7 +130,12 @@ class Arena:
 
     @staticmethod
     def format(
-        fd: int, *, kernel: str, clock: Callable[[], int] = time.time_ns, new_uuid: Callable[[], UUID] = uuid4
+        fd: int,
+        *,
+        kernel: str,
+        clock: Callable[[], int] = time.time_ns,
+        new_uuid: Callable[[], UUID] = uuid4,
+        memory: Callable[[int, int], Memory] = Memory,
     ) -> None:
         """Make an empty arena in an empty memfd.
 
@@ -136,16 +143,16 @@ class Arena:
             CorruptError: the memfd is not sealed, or has a size that no arena has.
             ExistsError: there is something in it already.
         """
-        memory = Memory(fd, check_memfd(fd))
+        mapped = memory(fd, check_memfd(fd))
         try:
-            if any(memory.read(HEADER_OFFSET, HEADER_SIZE)):
+            if any(mapped.read(HEADER_OFFSET, HEADER_SIZE)):
                 raise ExistsError("the memfd is not empty; format a new one")
             packed = encode_catalogue(Catalogue())
-            memory.write(DATA_OFFSET, packed)
-            Commits(memory).publish(1, DATA_OFFSET, len(packed), checksum(packed))
-            memory.write(HEADER_OFFSET, encode_header(Header(memory.size, new_uuid(), clock(), check_kernel(kernel))))
+            mapped.write(DATA_OFFSET, packed)
+            Commits(mapped).publish(1, DATA_OFFSET, len(packed), checksum(packed))
+            mapped.write(HEADER_OFFSET, encode_header(Header(mapped.size, new_uuid(), clock(), check_kernel(kernel))))
         finally:
-            memory.close()
+            mapped.close()
 
     @property
     def uuid(self) -> UUID:
@@ -202,9 +209,8 @@ class Arena:
             catalogue = transaction.catalogue
             if name in catalogue.regions:
                 raise ExistsError(f"{name!r} is a region of this arena; choose another name, or remove it")
-            previous = catalogue.snapshots.get(name, ())
             record = GenerationRecord(
-                previous[0].number + 1 if previous else 1,
+                catalogue.next_number(name),
                 self._clock(),
                 self._kernel,
                 transaction.put(encoded.packed),
@@ -247,6 +253,7 @@ class Arena:
         for _ in range(_TRIES_MAX):
             state = self._commits.read()
             if name not in state.newest.catalogue.snapshots and default is not _MISSING:
+                _warn_of(state, f"snapshot {name!r} is not in what is left; the default is given", stacklevel=2)
                 return default
             try:
                 return self._first_sound(name, self._choose(state, name, generation), state.damage, load)
@@ -260,9 +267,10 @@ class Arena:
         Raises:
             NotFoundError: there is no such snapshot.
         """
-        records = self._state().newest.catalogue.snapshots.get(name)
+        state = self._state()
+        records = state.newest.catalogue.snapshots.get(name)
         if records is None:
-            raise NotFoundError(self._not_found(name))
+            raise NotFoundError(_not_found(state, name))
         return [Generation._of(record) for record in records]
 
     def snapshots(self) -> list[str]:
@@ -279,7 +287,7 @@ class Arena:
         with self._transaction(timeout) as transaction:
             catalogue = transaction.catalogue
             if name not in catalogue.snapshots and name not in catalogue.regions:
-                raise NotFoundError(self._not_found(name))
+                raise NotFoundError(_not_found(transaction.state, name))
             transaction.commit(catalogue.without(name), leave_room=False)
 
     def regions(self) -> dict[str, int]:
@@ -348,9 +356,10 @@ class Arena:
         Raises:
             NotFoundError: there is no such snapshot.
         """
-        state = self._state()
+        self._begin()
+        state = Commits(self._memory).read()  # not the catalogues that this process read, and trusts, since long ago
         if name is not None and name not in state.newest.catalogue.snapshots:
-            raise NotFoundError(self._not_found(name))
+            raise NotFoundError(_not_found(state, name))
         return verify_state(state, self._memory, self._held_if_there, name, threads=threads, progress=progress)
 
     def usage(self) -> Usage:
@@ -384,12 +393,18 @@ class Arena:
         self._begin()
         return self._commits.read()
 
-    def _transaction(self, timeout: float) -> Transaction:
-        return Transaction(self._memory, self._commits, timeout)
+    @contextmanager
+    def _transaction(self, timeout: float) -> Iterator[Transaction]:
+        with Transaction(self._memory, self._commits, timeout) as transaction:
+            _warn_of(transaction.state, "what only that commit held is lost, and is now written over", stacklevel=4)
+            yield transaction
 
     @contextmanager
     def _encoder(self) -> Iterator[DocumentEncoder]:
-        encoder = self._encoders.pop() if self._encoders else DocumentEncoder(self._types)
+        try:
+            encoder = self._encoders.pop()
+        except IndexError:  # all are in use, by other threads
+            encoder = DocumentEncoder(self._types)
         yield encoder
         self._encoders.append(encoder)
 
@@ -397,7 +412,7 @@ class Arena:
         """The generations to try, newest first."""
         records = state.newest.catalogue.snapshots.get(name)
         if records is None:
-            raise NotFoundError(self._not_found(name))
+            raise NotFoundError(_not_found(state, name))
         if generation is None:
             return records
         chosen = [record for record in records if record.number == generation]
@@ -478,13 +493,20 @@ class Arena:
         record = RegionRecord(offset, size, self._clock(), self._kernel)
         transaction.commit(transaction.catalogue.with_region(name, record))
 
-    def _not_found(self, name: str) -> str:
-        there = ", ".join(self.snapshots()[:10]) or "none"
-        return f"no snapshot {name!r} in this arena; there are: {there}"
-
 
 class _GoneError(Exception):
     """A generation was given up between reading about it and locking it."""
+
+
+def _not_found(state: State, name: str) -> str:
+    there = ", ".join(sorted(state.newest.catalogue.snapshots)[:10]) or "none"
+    lost = f"; one may be lost: {'; '.join(state.damage)}" if state.damage else ""
+    return f"no snapshot {name!r} in this arena; there are: {there}{lost}"
+
+
+def _warn_of(state: State, outcome: str, *, stacklevel: int) -> None:
+    if state.damage:
+        warnings.warn(DamageWarning(f"{'; '.join(state.damage)}; {outcome}"), stacklevel=stacklevel + 1)
 
 
 def _moment(nanoseconds: int) -> datetime:

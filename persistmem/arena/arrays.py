@@ -4,6 +4,8 @@ Descriptions are those of the ``.npy`` format (:func:`numpy.lib.format.dtype_to_
 refused.
 """
 
+import math
+import re
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal, cast
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _KINDS = frozenset("biufcmMSUV")
+_PLAIN = re.compile(r"[<>|](?P<kind>[biufcSUV])(?P<size>\d{1,10})|[<>][mM]8(\[\d{0,9}[a-zA-Z]{1,2}\])?", re.ASCII)
+_ITEM_BYTES_MAX = (1 << 31) - 1
 _DIMENSIONS_MAX = 32
 
 Order = Literal["C", "F"]
@@ -41,7 +45,7 @@ def describe_array(array: "np.ndarray") -> tuple[Description, memoryview]:
     """
     descr = _describe_dtype(array.dtype)
     order: Order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
-    data = array.reshape(-1, order=order).view("u1").data if array.nbytes else memoryview(b"")
+    data = array.ravel(order=order).view("u1").data if array.nbytes else memoryview(b"")
     return [descr, list(array.shape), order], data.toreadonly()
 
 
@@ -86,21 +90,45 @@ def build_scalar(descr: object, data: bytes) -> object:
 
 
 def _describe_dtype(dtype: "np.dtype") -> object:
-    if dtype.hasobject or dtype.kind not in _KINDS:
-        raise UnsupportedTypeError(
-            f"numpy data of type {dtype}; only numbers, times, fixed-length strings and records of them"
-        )
-    return _numpy().lib.format.dtype_to_descr(dtype)
+    numpy = _numpy()
+    if not dtype.hasobject and dtype.itemsize and dtype.kind in _KINDS:
+        descr = numpy.lib.format.dtype_to_descr(dtype)
+        # Types of other packages, such as bfloat16, describe themselves as raw bytes.
+        if dtype.kind != "V" or _dtype(numpy, descr) == dtype:
+            return descr
+    raise UnsupportedTypeError(
+        f"numpy data of type {dtype}; only numbers, times, fixed-length strings and records of them"
+    )
 
 
 def _dtype(numpy: ModuleType, descr: object) -> "np.dtype":
     try:
+        # numpy reads many more notations than it writes, warns about some, and trusts the sizes in them.
+        if not 0 < _item_size(descr) <= _ITEM_BYTES_MAX:
+            raise ValueError("its items have no size, or an impossible one")
         dtype = numpy.lib.format.descr_to_dtype(descr)
     except (TypeError, ValueError, KeyError, SyntaxError, OverflowError) as error:
         raise CorruptError(f"numpy array: data type {descr!r:.80} cannot be ({error})") from error
-    if dtype.hasobject or dtype.kind not in _KINDS:
-        raise CorruptError(f"numpy array: data type {dtype} is not plain bytes")
     return cast("np.dtype", dtype)
+
+
+def _item_size(descr: object) -> int:
+    """Bytes of an item of a type so described, at least; ValueError if that is no description of plain bytes."""
+    if isinstance(descr, list):
+        return sum(_field_size(field) for field in descr)
+    match = _PLAIN.fullmatch(descr) if isinstance(descr, str) else None
+    if match is None:
+        raise ValueError("not the notation of the .npy format, or not of plain bytes")
+    return int(match["size"] or 8) * (4 if match["kind"] == "U" else 1)
+
+
+def _field_size(field: object) -> int:
+    if not isinstance(field, tuple) or len(field) not in (2, 3):
+        raise ValueError("a field is a name, a type and perhaps a shape")
+    shape = field[2] if len(field) == 3 else ()
+    if not isinstance(shape, tuple) or any(type(extent) is not int or extent < 0 for extent in shape):
+        raise ValueError("a field's shape is a tuple of lengths")
+    return _item_size(field[1]) * math.prod(shape)
 
 
 def _fields(value: object, count: int) -> list[object]:

@@ -79,6 +79,18 @@ class Catalogue:
     snapshots: Mapping[str, tuple[GenerationRecord, ...]] = field(default_factory=dict)
     regions: Mapping[str, RegionRecord] = field(default_factory=dict)
 
+    def next_number(self, name: str) -> int:
+        """Number of the next generation of ``name``.
+
+        Raises:
+            CorruptError: the last one's number is so large that no application can have reached it.
+        """
+        kept = self.snapshots.get(name, ())
+        last = kept[0].number if kept else 0
+        if last == GENERATION_MAX:
+            raise CorruptError(f"snapshot {name!r}: no number follows generation {last}; remove it, and take it anew")
+        return last + 1
+
     def with_generation(self, name: str, record: GenerationRecord, keep: int) -> Self:
         """The same with a new generation of ``name``, and only its ``keep`` newest."""
         kept = (record, *self.snapshots.get(name, ()))[:keep]

@@ -75,10 +75,10 @@ class Commits:
             if cached is not None and raw == cached[0]:
                 return cached[1]
             commits, damage = self._decode(raw, cached[1].commits() if cached else ())
-            # A writer may have published twice in the meantime; damage that stays is damage.
-            if damage and self._raw() != raw:
-                continue
-            break
+            # A writer may have published twice in the meantime: damage that stays is damage. And two slots copied one
+            # after the other can be two that never stood side by side.
+            if self._raw() == raw:
+                break
         if not commits:
             raise CorruptError(f"the arena has no sound commit: {'; '.join(damage) or 'both slots are empty'}")
         commits.sort(key=lambda commit: commit.slot.sequence, reverse=True)

@@ -56,6 +56,7 @@ class DocumentEncoder:
         self._buffers: list[memoryview] = []
         self._depth = 0
         self._saw_large = False
+        self._sets_apart = False
 
     @contextmanager
     def encode(self, document: object) -> Iterator[Encoded]:
@@ -88,7 +89,11 @@ class DocumentEncoder:
             if not self._saw_large and not _holds_large_bin(packed):
                 return packed
             packed.release()
-        return self._pack(_set_apart(document))
+        self._sets_apart = True
+        try:
+            return self._pack(_set_apart(document))
+        finally:
+            self._sets_apart = False
 
     def _pack(self, document: object) -> memoryview:
         self._buffers, self._saw_large, self._depth = [], False, 0
@@ -124,7 +129,10 @@ class DocumentEncoder:
         if kind is _Large:
             return msgpack.ExtType(Code.BUFFER, self._nested(self._outside(cast("_Large", value).data)))
         if (user := self._types.of(kind)) is not None:
-            return msgpack.ExtType(Code.USER, self._nested([user.tag, user.pack(value)]))
+            content = user.pack(value)
+            return msgpack.ExtType(
+                Code.USER, self._nested([user.tag, _set_apart(content) if self._sets_apart else content])
+            )
         if arrays.is_array(value):
             description, data = arrays.describe_array(value)  # type: ignore[arg-type]
             if len(data) < BUFFER_SIZE_MIN:

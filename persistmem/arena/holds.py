@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from persistmem.arena.catalogue import Extent
-from persistmem.arena.layout import BUFFER_ALIGNMENT, align
+from persistmem.arena.layout import BUFFER_ALIGNMENT, EXTENT_ALIGNMENT, align
 from persistmem.arena.locks import try_lock
 from persistmem.arena.memfd import reopen
 from persistmem.arena.views import ViewMapping, map_views
@@ -20,7 +20,10 @@ class Hold:
 
     def take(self, spans: Iterable[tuple[int, int]]) -> bool:
         """Lock them all; False if a writer is reusing one of them at this moment."""
-        return all(try_lock(self._fd, start, end - start, exclusive=False) for start, end in _merge(spans))
+        wanted = sorted(spans)
+        # Buffers stand a page apart at the most: the few bytes between them are worth less than a lock for each. But
+        # a writer may be using those.
+        return self._take(_merge(wanted, BUFFER_ALIGNMENT)) or self._take(_merge(wanted, EXTENT_ALIGNMENT))
 
     # A mapping refers to the description that holds the locks: they last until the last view of it is gone, in this
     # process and in those forked from it, whatever happens to this object.
@@ -37,6 +40,9 @@ class Hold:
         """Let go, unless a mapping still holds on."""
         os.close(self._fd)
 
+    def _take(self, spans: Iterable[tuple[int, int]]) -> bool:
+        return all(try_lock(self._fd, start, end - start, exclusive=False) for start, end in spans)
+
     def __enter__(self) -> Self:
         return self
 
@@ -44,11 +50,11 @@ class Hold:
         self.close()
 
 
-def _merge(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    # Buffers stand a page apart at the most: the few bytes between them are worth less than a lock for each.
+def _merge(spans: Iterable[tuple[int, int]], alignment: int) -> list[tuple[int, int]]:
+    """Sorted spans, those made one that only ``alignment`` keeps apart."""
     merged: list[tuple[int, int]] = []
-    for start, end in sorted(spans):
-        if merged and start <= align(merged[-1][1], BUFFER_ALIGNMENT):
+    for start, end in spans:
+        if merged and start <= align(merged[-1][1], alignment):
             merged[-1] = merged[-1][0], max(end, merged[-1][1])
         else:
             merged.append((start, end))

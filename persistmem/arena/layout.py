@@ -43,6 +43,9 @@ ARENA_SIZE_MAX = 1 << 46
 KERNEL_BYTES_MAX = 64
 """Longest kernel release, in bytes: what ``uname`` can return."""
 
+SEQUENCE_MAX = (1 << 63) - 1
+"""Last commit that there can be; at one each nanosecond, after 292 years."""
+
 EMPTY_SLOT = Checksum(0)
 """The last word of a slot that is empty, or being written."""
 
@@ -160,7 +163,13 @@ def decode_header(data: bytes, memory_size: int) -> Header:
 
 
 def encode_slot(slot: Slot) -> tuple[bytes, Checksum]:
-    """A slot's bytes up to its last word, and that word, which publishes it."""
+    """A slot's bytes up to its last word, and that word, which publishes it.
+
+    Raises:
+        CorruptError: no commit can follow the one before it.
+    """
+    if slot.sequence > SEQUENCE_MAX:
+        raise CorruptError(f"commit slots: no commit follows number {SEQUENCE_MAX}, which no application can reach")
     body = _SLOT.pack(slot.sequence, slot.catalogue_offset, slot.catalogue_length, slot.catalogue_checksum)
     return body, _slot_checksum(body)
 
@@ -178,7 +187,8 @@ def decode_slot(data: bytes, index: int, memory_size: int) -> Slot | None:
         raise CorruptError(f"commit slot {index}: its checksum does not match")
     sequence, offset, length, catalogue_checksum = _SLOT.unpack(body)
     slot = Slot(sequence, Offset(offset), length, Checksum(catalogue_checksum))
-    if slot.index != index or offset % EXTENT_ALIGNMENT or not DATA_OFFSET <= offset <= offset + length <= memory_size:
+    placed = offset % EXTENT_ALIGNMENT == 0 and DATA_OFFSET <= offset <= offset + length <= memory_size
+    if not placed or slot.index != index or sequence > SEQUENCE_MAX:
         raise CorruptError(f"commit slot {index}: sequence {sequence} at {offset}, {length} bytes, is impossible")
     return slot
 

@@ -8,6 +8,8 @@ import errno
 import fcntl
 import struct
 
+_OFFSET_MAX = (1 << 63) - 1
+
 # struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
 _FLOCK = struct.Struct("@hhqqi4x")
 
@@ -28,7 +30,9 @@ def conflict(fd: int, start: int, length: int) -> tuple[int, int] | None:
     """Start and end of a lock that keeps ``fd``'s description from locking this range exclusively, or None."""
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, start, length, 0))
     kind, _, held_start, held_length, _ = _FLOCK.unpack(answer)
-    return None if kind == fcntl.F_UNLCK else (held_start, held_start + held_length)
+    if kind == fcntl.F_UNLCK:
+        return None
+    return held_start, held_start + held_length if held_length else _OFFSET_MAX  # 0 is "to the end, wherever that is"
 
 
 def unlock_all(fd: int) -> None:

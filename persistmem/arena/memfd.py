@@ -10,6 +10,8 @@ from persistmem.errors import CorruptError, SizeError
 SEALS: Final = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 """What an arena's memfd must be sealed against: a size that changes under a mapping is a SIGBUS."""
 
+_SEALS_AGAINST_WRITING: Final = fcntl.F_SEAL_WRITE | 0x10  # F_SEAL_FUTURE_WRITE, which Python 3.11 does not name
+
 
 def create_memfd(label: str, size: int) -> int:
     """A new, sealed memfd of ``size`` bytes, which the caller closes. It takes memory as it is written.
@@ -42,7 +44,7 @@ def check_memfd(fd: int) -> int:
         raise CorruptError(f"expected a memfd, found a file without seals ({error.strerror})") from error
     if seals & SEALS != SEALS:
         raise CorruptError(f"expected a memfd sealed against growing and shrinking, found seals {seals:#x}")
-    if seals & ~(SEALS | fcntl.F_SEAL_SEAL):
+    if seals & _SEALS_AGAINST_WRITING:
         raise CorruptError(f"expected a memfd that can be written and mapped, found seals {seals:#x}")
     try:
         return check_arena_size(os.fstat(fd).st_size)

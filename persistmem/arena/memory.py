@@ -6,6 +6,7 @@ Every byte that an arena writes goes through :class:`Memory`, so that a test can
 import errno
 import mmap
 import os
+import weakref
 from contextlib import suppress
 
 from persistmem.arena.memfd import reopen
@@ -19,11 +20,9 @@ class Memory:
     def __init__(self, fd: int, size: int) -> None:
         self.size = size
         self._fd = reopen(fd, os.O_RDWR)
-        try:
-            self._mapping = mmap.mmap(self._fd, size)
-        except BaseException:
-            os.close(self._fd)
-            raise
+        self._close_fd = weakref.finalize(self, os.close, self._fd)
+        self._close_fd.atexit = False  # the process's end closes it anyway, after everybody who may still use it
+        self._mapping = mmap.mmap(self._fd, size)
         self._bytes = memoryview(self._mapping)
         self._read_only = self._bytes.toreadonly()
         self._words = self._bytes.cast("Q")
@@ -75,7 +74,7 @@ class Memory:
             view.release()
         with suppress(BufferError):  # a view is still in use: the mapping goes with the last one
             self._mapping.close()
-        os.close(self._fd)
+        self._close_fd()
 
     def _is_hole(self, offset: int, length: int) -> bool:
         try:

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
-from persistmem.arena.catalogue import GenerationRecord
+from persistmem.arena.catalogue import Extent, GenerationRecord
 from persistmem.arena.checks import Progress, find_damage
 from persistmem.arena.commits import State
 from persistmem.arena.holds import Hold
@@ -78,7 +78,7 @@ def verify_state(
 ) -> VerifyReport:
     """Check the generations of snapshot ``name``, or everything. Shared extents are read once."""
     damaged = [Damage(None, None, reason) for reason in state.damage] if name is None else []
-    checked: dict[int, int | None] = {}
+    checked: dict[Extent, int | None] = {}
     total = 0
     for snapshot, record in _records(state):
         if name is not None and snapshot != name:
@@ -87,10 +87,10 @@ def verify_state(
             if hold is None:
                 continue
             for extent in record.extents():
-                if extent.offset not in checked:
-                    checked[extent.offset] = find_damage(memory.whole, [extent], threads=threads, progress=progress)
+                if extent not in checked:
+                    checked[extent] = find_damage(memory.whole, [extent], threads=threads, progress=progress)
                     total += extent.length
-                if (at := checked[extent.offset]) is not None:
+                if (at := checked[extent]) is not None:
                     reason = f"checksum mismatch at byte {at} of the arena"
                     damaged.append(Damage(snapshot, record.number, reason))
     return VerifyReport(total, tuple(damaged))

@@ -28,6 +28,7 @@ class Transaction:
         self._memory = memory
         self._commits = commits
         self._fd = reopen(memory.fd, os.O_RDWR)
+        self._room_fd = reopen(memory.fd, os.O_RDWR)
         try:
             self._lock(timeout)
             self._state = commits.read()
@@ -107,9 +108,10 @@ class Transaction:
             wait = min(2 * wait, _WAIT_MAX)
 
     def _release(self) -> None:
-        # A forked child may have inherited the description: unlocking frees it for both, closing would not.
-        unlock_all(self._fd)
-        os.close(self._fd)
+        # A forked child may have inherited the descriptions: unlocking frees them for both, closing would not.
+        for fd in (self._room_fd, self._fd):
+            unlock_all(fd)
+            os.close(fd)
 
     def _write(self, data: memoryview) -> Extent:
         offset = self._allocate(len(data), BUFFER_ALIGNMENT if len(data) >= BUFFER_ALIGNMENT else EXTENT_ALIGNMENT)
@@ -158,9 +160,9 @@ class Transaction:
         return Allocator(self._memory.size, self._state.spans() | self._taken, self._obstacle)
 
     def _obstacle(self, start: int, length: int) -> int | None:
-        if self.claim(start, length):
+        if try_lock(self._room_fd, start, length, exclusive=True):
             return None
-        held = conflict(self._fd, start, length)
+        held = conflict(self._room_fd, start, length)
         return start + 1 if held is None else held[1]
 
     def _forget_older(self) -> bool:
@@ -172,6 +174,8 @@ class Transaction:
         return True
 
     def _publish(self, offset: Offset, length: int, packed_checksum: Checksum) -> None:
+        # From here on readers look for what was written, and must not wait until this process has let go of it.
+        unlock_all(self._room_fd)
         self._commits.publish(self._state.newest.slot.sequence + 1, offset, length, packed_checksum)
         self._state = self._commits.read()
 

@@ -97,13 +97,19 @@ def _moment_to_bytes(value: dt.datetime | dt.time) -> bytes:
     return packed
 
 
+def _moment_fields(data: bytes) -> tuple[str, int, _ZoneFields]:
+    # The limits keep array headers that promise more than they have from reserving memory for it.
+    text, fold, zone = msgpack.unpackb(data, max_array_len=3, max_map_len=0)
+    return text, fold, zone
+
+
 def _datetime_from_bytes(data: bytes) -> dt.datetime:
-    text, fold, zone = msgpack.unpackb(data)
+    text, fold, zone = _moment_fields(data)
     return dt.datetime.fromisoformat(text).replace(fold=fold, tzinfo=_zone(zone))
 
 
 def _time_from_bytes(data: bytes) -> dt.time:
-    text, fold, zone = msgpack.unpackb(data)
+    text, fold, zone = _moment_fields(data)
     return dt.time.fromisoformat(text).replace(fold=fold, tzinfo=_zone(zone))
 
 

@@ -1,0 +1,1 @@
+"""A process that shares one carrier among many processes."""

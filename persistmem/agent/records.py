@@ -1,0 +1,131 @@
+"""What the agent remembers of arenas and of handovers between kernels; declared once for socket, registry and disk."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from persistmem.agent.fields import (
+    COUNT,
+    INSTANT,
+    KERNEL,
+    NAME,
+    SECONDS,
+    UUID_TEXT,
+    integer,
+    listing,
+    optional,
+    record,
+    text,
+)
+
+ARENAS_MAX: Final = 1000
+"""Most arenas that one agent keeps: each costs it one file descriptor."""
+
+HANDOVERS_MAX: Final = 32
+"""How many handovers the registry remembers; older ones are forgotten."""
+
+LOSSES_MAX: Final = 32
+"""How many losses one handover names; it counts the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaRecord:
+    """One arena that the agent keeps."""
+
+    name: str
+    uid: int
+    gid: int
+    mode: int
+    """Permission bits of the memfd; a kernel that retrieves it forgets them."""
+    size: int
+    """Bytes of the memfd."""
+    uuid: UUID
+    created: datetime
+    kernel_from: str | None
+    """The kernel that handed it over to this one; None if it was made on this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """An arena that did not arrive."""
+
+    name: str
+    uid: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """How the arenas went from one kernel to the next."""
+
+    number: int
+    """1 for the first that this agent's memory knows of."""
+    kernel_from: str
+    kernel_to: str
+    left: datetime
+    """When the old kernel was left (UTC)."""
+    arenas: int
+    """How many arrived."""
+    size: int
+    """Bytes of those that arrived, the holes included."""
+    preserve: float
+    """Seconds that preserving took; arenas were still served and writable."""
+    dark: float
+    """Seconds in which nobody was served: from the freeze to the first arena served by the next kernel's agent."""
+    retrieve: float
+    """Seconds of the dark time that went into retrieving and checking."""
+    lost: tuple[Loss, ...]
+    """What did not arrive: the first 32."""
+    lost_count: int
+    """How many did not arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """What the old kernel's agent wrote down when it left."""
+
+    kernel_to: str
+    left: datetime
+    preserve: float
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryDocument:
+    """All that the agent remembers."""
+
+    arenas: tuple[ArenaRecord, ...]
+    handovers: tuple[Handover, ...]
+
+
+_ID: Final = integer(0, 2**32 - 2)
+
+ARENA: Final = record(
+    ArenaRecord,
+    name=NAME,
+    uid=_ID,
+    gid=_ID,
+    mode=integer(0, 0o777),
+    size=COUNT,
+    uuid=UUID_TEXT,
+    created=INSTANT,
+    kernel_from=optional(KERNEL),
+)
+HANDOVER: Final = record(
+    Handover,
+    number=integer(1, 2**31),
+    kernel_from=KERNEL,
+    kernel_to=KERNEL,
+    left=INSTANT,
+    arenas=COUNT,
+    size=COUNT,
+    preserve=SECONDS,
+    dark=SECONDS,
+    retrieve=SECONDS,
+    lost=listing(record(Loss, name=text(200), uid=_ID, why=text(300)), LOSSES_MAX),
+    lost_count=COUNT,
+)
+DEPARTURE: Final = record(Departure, kernel_to=KERNEL, left=INSTANT, preserve=SECONDS)
+REGISTRY: Final = record(
+    RegistryDocument, arenas=listing(ARENA, ARENAS_MAX), handovers=listing(HANDOVER, HANDOVERS_MAX)
+)

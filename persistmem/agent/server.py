@@ -1,0 +1,370 @@
+"""The agent's socket: one thread, many clients, none of whom can make it wait, or hold more than a bounded share of it.
+
+Knows sockets, messages and whom they are for; what becomes of arenas is the custodian's, what becomes of the kernel the
+machine's.
+"""
+
+import errno
+import os
+import selectors
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, NoReturn, Protocol
+from uuid import UUID
+
+from persistmem.agent import datagrams
+from persistmem.agent.custodian import Custodian, Owner
+from persistmem.agent.protocol import (
+    PAGE,
+    Arenas,
+    AskHandover,
+    AskStatus,
+    Attach,
+    Attached,
+    Conversation,
+    Drop,
+    Dropped,
+    Gone,
+    Handback,
+    HandoverAnswer,
+    Hello,
+    Kept,
+    List,
+    Message,
+    Reboot,
+    Rebooting,
+    Status,
+    Stop,
+    Stopping,
+    Welcome,
+    refusal,
+)
+from persistmem.agent.records import Handover
+from persistmem.agent.statefile import Boot
+from persistmem.errors import AgentError, Error, NotFoundError, ProtocolError, RefusedError
+
+CONNECTIONS_MAX: Final = 256
+_OUTBOX_MAX: Final = 64
+_PATIENCE: Final = 5.0
+"""Seconds in which a client says hello, and reads what it was sent."""
+_PEER_CREDENTIALS: Final = struct.Struct("3i")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long the agent waits, in seconds."""
+
+    idle: float = 600.0
+    """With nothing kept, until it ends by itself."""
+    grace: float = 5.0
+    """After it took the place of one that was killed, for those who held its arenas to hand them back."""
+
+
+class Machine(Protocol):
+    """What the agent runs on."""
+
+    def next_boot(self, release: str | None, *, compatible: bool) -> Boot:
+        """Return the kernel that a reboot would lead to. RefusedError if there can be none like that."""
+
+    def kexec(self, successor: Boot) -> NoReturn:
+        """Go there, with every arena. RefusedError if that did not happen."""
+
+
+@dataclass(slots=True, eq=False)
+class _Peer:
+    """One client."""
+
+    sock: socket.socket
+    deadline: float | None
+    """When it is thrown out unless it gets on."""
+    conversation: Conversation = field(default_factory=lambda: Conversation("agent"))
+    outbox: deque[tuple[bytes, list[int]]] = field(default_factory=deque)
+    """What it has not taken yet, with descriptors that are ours until then."""
+    boot: UUID | None = None
+    """The boot that its arenas are from."""
+    attached: set[UUID] = field(default_factory=set)
+    parked: Attach | Drop | List | Reboot | Stop | None = None
+    """What waits until arenas were handed back."""
+
+
+class Server:
+    """Serves one user's clients on ``listener`` (bound and listening; the caller closes it)."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        custodian: Custodian,
+        machine: Machine,
+        owner: Owner,
+        *,
+        carrier: str,
+        limits: Limits,
+        clock: Callable[[], float],
+    ) -> None:
+        self._listener = listener
+        self._custodian = custodian
+        self._machine = machine
+        self._owner = owner
+        self._carrier = carrier
+        self._limits = limits
+        self._clock = clock
+        self._peers: set[_Peer] = set()
+        self._grace_ends = clock() + limits.grace
+        self._empty_since: float | None = None
+        self._stopping = False
+        self._selector = selectors.DefaultSelector()
+
+    def serve(self, wakeup: socket.socket, on_wakeup: Callable[[bytes], bool]) -> None:
+        """Serve until told to stop, or until nothing was kept for a while.
+
+        ``wakeup`` becomes readable when a signal came; ``on_wakeup`` is given what was read, and says whether to stop.
+        """
+        self._listener.setblocking(False)
+        wakeup.setblocking(False)
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(wakeup, selectors.EVENT_READ)
+        try:
+            while not self._stopping and not self._is_idle():
+                for key, events in self._selector.select(self._timeout()):
+                    if key.fileobj is self._listener:
+                        self._accept()
+                    elif key.fileobj is wakeup:
+                        self._stopping = on_wakeup(wakeup.recv(64)) or self._stopping
+                    elif key.data in self._peers:
+                        self._move(key.data, events)
+                self._enforce_deadlines()
+        finally:
+            for peer in list(self._peers):
+                self._close(peer)
+            self._selector.close()
+
+    def _is_idle(self) -> bool:
+        if not self._custodian.is_empty or self._in_grace():
+            self._empty_since = None
+            return False
+        if self._empty_since is None:
+            self._empty_since = self._clock()
+        return self._clock() - self._empty_since >= self._limits.idle
+
+    def _in_grace(self) -> bool:
+        return bool(self._custodian.missing) and self._clock() < self._grace_ends
+
+    def _timeout(self) -> float | None:
+        deadlines = [peer.deadline for peer in self._peers if peer.deadline is not None]
+        if self._in_grace():
+            deadlines.append(self._grace_ends)
+        if self._empty_since is not None:
+            deadlines.append(self._empty_since + self._limits.idle)
+        return max(0.0, min(deadlines) - self._clock()) if deadlines else None
+
+    def _enforce_deadlines(self) -> None:
+        now = self._clock()
+        for peer in list(self._peers):
+            if peer.deadline is not None and peer.deadline <= now:
+                self._close(peer)
+        if not self._in_grace():
+            self._unpark()
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # Out of descriptors or memory, or the client is gone already: the others go on.
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ECONNABORTED):
+                return
+            raise
+        sock.setblocking(False)
+        peer = _Peer(sock, self._clock() + _PATIENCE)
+        self._peers.add(peer)
+        self._selector.register(sock, selectors.EVENT_READ, peer)
+        _, uid, _ = _PEER_CREDENTIALS.unpack(
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+        )
+        if uid not in (self._owner.uid, 0):
+            self._throw_out(peer, RefusedError(f"this agent serves uid {self._owner.uid} and root, not uid {uid}"))
+        elif len(self._peers) > CONNECTIONS_MAX:
+            self._throw_out(peer, RefusedError(f"the agent has {CONNECTIONS_MAX} connections, which is its limit"))
+
+    def _move(self, peer: _Peer, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._flush(peer)
+        elif events & selectors.EVENT_READ:
+            self._read(peer)
+
+    def _read(self, peer: _Peer) -> None:
+        try:
+            data, fds = datagrams.receive(peer.sock)
+        except BlockingIOError:
+            return
+        except ProtocolError as error:
+            self._throw_out(peer, error)
+            return
+        except OSError:
+            # Whatever ails this connection is its client's concern alone.
+            self._close(peer)
+            return
+        try:
+            if data:
+                self._obey(peer, peer.conversation.receive(data, fds=len(fds)), fds)
+            else:
+                self._close(peer)
+        except ProtocolError as error:
+            self._throw_out(peer, error)
+        finally:
+            datagrams.close_all(fds)
+
+    def _obey(self, peer: _Peer, message: Message, fds: list[int]) -> None:
+        peer.deadline = None
+        try:
+            match message:
+                case Hello():
+                    peer.boot = message.boot
+                    boot = self._custodian.boot
+                    self._send(peer, Welcome(os.getpid(), boot.id, boot.kernel, self._carrier))
+                case Handback():
+                    self._custodian.take_back(self._owner, message.name, message.uuid, peer.boot, fds[0])
+                    peer.attached.add(message.uuid)
+                    self._send(peer, Kept())
+                    self._unpark()
+                case AskStatus():
+                    self._send(peer, self._status())
+                case AskHandover():
+                    self._send(peer, HandoverAnswer(self._handover(message.number)))
+                case Attach() | Drop() | List() | Reboot() | Stop():
+                    if self._must_wait(message):
+                        peer.parked = message
+                    else:
+                        self._act(peer, message)
+        except (Error, OSError) as error:
+            self._refuse(peer, error)
+
+    def _must_wait(self, message: Attach | Drop | List | Reboot | Stop) -> bool:
+        if isinstance(message, Attach | Drop):
+            return self._in_grace() and self._custodian.is_missing(self._owner, message.name)
+        if isinstance(message, Stop) and message.discard:
+            return False
+        return self._in_grace()
+
+    def _unpark(self) -> None:
+        for peer in list(self._peers):
+            message = peer.parked
+            if message is not None and not self._must_wait(message):
+                peer.parked = None
+                try:
+                    self._act(peer, message)
+                except (Error, OSError) as error:
+                    self._refuse(peer, error)
+
+    def _act(self, peer: _Peer, message: Attach | Drop | List | Reboot | Stop) -> None:
+        match message:
+            case Attach():
+                self._custodian.give_up(self._owner, message.name)
+                fd, record, made = self._custodian.attach(self._owner, message.name, message.size)
+                peer.attached.add(record.uuid)
+                self._send(peer, Attached(record, made), [fd])
+            case List():
+                self._send(peer, Arenas(*self._custodian.records(self._owner, message.after, PAGE)))
+            case Drop():
+                uuid = self._custodian.drop(self._owner, message.name)
+                self._tell_gone([uuid], f"arena {message.name!r} was dropped: attach again to make a new one")
+                self._send(peer, Dropped())
+            case Reboot():
+                self._reboot(peer, message)
+            case Stop():
+                self._stop(peer, message)
+
+    def _reboot(self, peer: _Peer, message: Reboot) -> None:
+        successor = self._machine.next_boot(message.release, compatible=message.compatible)
+        self._send(peer, Rebooting(self._custodian.boot.kernel, successor.kernel))
+        self._machine.kexec(successor)
+
+    def _stop(self, peer: _Peer, message: Stop) -> None:
+        if not self._custodian.is_empty and not message.discard:
+            raise RefusedError(
+                f"the agent keeps {self._custodian.count} arenas, which end with it; drop them, or stop with --discard"
+            )
+        self._tell_gone(None, "the agent was told to discard every arena: attach again to make a new one")
+        self._custodian.discard()
+        self._send(peer, Stopping())
+        self._stopping = True
+
+    def _tell_gone(self, uuids: Iterable[UUID] | None, why: str) -> None:
+        for peer in list(self._peers):
+            for uuid in list(peer.attached) if uuids is None else peer.attached.intersection(uuids):
+                peer.attached.discard(uuid)
+                self._send(peer, Gone(uuid, why))
+
+    def _status(self) -> Status:
+        boot, handovers = self._custodian.boot, self._custodian.handovers
+        return Status(
+            pid=os.getpid(),
+            boot=boot.id,
+            kernel=boot.kernel,
+            carrier=self._carrier,
+            arenas=self._custodian.count,
+            size=self._custodian.size,
+            missing=self._custodian.missing,
+            connections=len(self._peers),
+            handovers=handovers[-1].number if handovers else 0,
+            handovers_from=handovers[0].number if handovers else 0,
+        )
+
+    def _handover(self, number: int) -> Handover:
+        for handover in self._custodian.handovers:
+            if handover.number == number:
+                return handover
+        raise NotFoundError(f"there is no handover {number}, or no longer; persistmem status says which there are")
+
+    def _send(self, peer: _Peer, message: Message, fds: list[int] | None = None) -> None:
+        """Send a message and its descriptors, which are no longer the caller's; what does not go now waits its turn."""
+        peer.outbox.append((peer.conversation.send(message), fds or []))
+        if len(peer.outbox) > _OUTBOX_MAX:
+            self._close(peer)
+        else:
+            self._flush(peer)
+
+    def _flush(self, peer: _Peer) -> None:
+        try:
+            while peer.outbox:
+                data, fds = peer.outbox[0]
+                datagrams.send(peer.sock, data, fds)
+                peer.outbox.popleft()
+                datagrams.close_all(fds)
+        except BlockingIOError:
+            # Nothing more is read from a client that does not take its answers.
+            peer.deadline = peer.deadline or self._clock() + _PATIENCE
+            self._selector.modify(peer.sock, selectors.EVENT_WRITE, peer)
+        except OSError:
+            self._close(peer)
+        else:
+            peer.deadline = None
+            self._selector.modify(peer.sock, selectors.EVENT_READ, peer)
+
+    def _refuse(self, peer: _Peer, error: Error | OSError) -> None:
+        if peer in self._peers:
+            told = error if isinstance(error, Error) else AgentError(f"the agent cannot do that: {error}; see its log")
+            self._send(peer, refusal(told))
+
+    def _throw_out(self, peer: _Peer, error: Error) -> None:
+        """Say why, if the client will hear it, and close."""
+        peer.conversation = Conversation("agent")
+        with suppress(OSError):  # it may not listen either
+            datagrams.send(peer.sock, peer.conversation.send(refusal(error)))
+        self._close(peer)
+
+    def _close(self, peer: _Peer) -> None:
+        if peer not in self._peers:
+            return
+        self._peers.discard(peer)
+        self._selector.unregister(peer.sock)
+        peer.sock.close()
+        for _, fds in peer.outbox:
+            datagrams.close_all(fds)
+        peer.outbox.clear()
+        peer.parked = None

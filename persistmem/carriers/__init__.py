@@ -1,0 +1,1 @@
+"""Who keeps a memfd when the process, or the kernel, ends."""

@@ -1,0 +1,34 @@
+"""A carrier: who keeps memfds when their process, or the kernel, ends. Four verbs; knows nothing of what is inside."""
+
+from typing import Protocol
+
+
+class Carrier(Protocol):
+    """Keeps file descriptors by name. A name is any string of 1 to 255 bytes of UTF-8 without NUL."""
+
+    def recover(self, name: str) -> int:
+        """Return a descriptor (``FD_CLOEXEC`` set, the caller closes it) of what is kept under ``name``.
+
+        Raises:
+            NotFoundError: nothing is.
+
+        """
+
+    def keep(self, name: str, fd: int) -> None:
+        """Keep what ``fd`` refers to; the caller may close ``fd``.
+
+        Raises:
+            ExistsError: something else is kept under this name.
+
+        """
+
+    def drop(self, name: str) -> None:
+        """Let go of what is kept under ``name``.
+
+        Raises:
+            NotFoundError: nothing is.
+
+        """
+
+    def names(self) -> list[str]:
+        """Return the names of all that is kept, sorted."""
