@@ -57,4 +57,4 @@ def _objection(name: str, *, slash_allowed: bool) -> str | None:
     return None
 
 
-_REFUSED = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp", "Zs"})
+_REFUSED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})

@@ -8,6 +8,9 @@ from persistmem.arena.layout import CHUNK_SIZE, Checksum, checksum
 Progress = Callable[[int], None]
 """Told how many more bytes were done."""
 
+_CHUNKS_EACH = 16
+"""Fewer are hashed before another thread has started."""
+
 _Chunk = tuple[int, int, Checksum]
 
 
@@ -34,13 +37,14 @@ def find_damage(
                 progress(length)
         return None
 
-    if threads <= 1 or len(chunks) < 2:
+    workers = min(threads, len(chunks) // _CHUNKS_EACH)
+    if workers < 2:
         return check(chunks)
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - slow to import, and rarely needed
 
-    share = -(-len(chunks) // threads)
+    share = -(-len(chunks) // workers)
     parts = [chunks[start : start + share] for start in range(0, len(chunks), share)]
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         return min((offset for offset in pool.map(check, parts) if offset is not None), default=None)
 
 

@@ -28,7 +28,11 @@ class Transaction:
         self._memory = memory
         self._commits = commits
         self._fd = reopen(memory.fd, os.O_RDWR)
-        self._room_fd = reopen(memory.fd, os.O_RDWR)
+        try:
+            self._room_fd = reopen(memory.fd, os.O_RDWR)
+        except OSError:
+            os.close(self._fd)
+            raise
         try:
             self._lock(timeout)
             self._state = commits.read()

@@ -1,0 +1,1 @@
+"""What an arena promises: its snapshots survive crashes, damage, hostile memory and other processes."""
