@@ -51,6 +51,8 @@ CONNECTIONS_MAX: Final = 256
 _OUTBOX_MAX: Final = 64
 _PATIENCE: Final = 5.0
 """Seconds in which a client says hello, and reads what it was sent."""
+_WAIT_MAX: Final = 86_400.0
+"""Seconds; poll(2) cannot wait for ever, and an agent in the foreground never idles."""
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
 
 
@@ -159,7 +161,7 @@ class Server:
             deadlines.append(self._grace_ends)
         if self._empty_since is not None:
             deadlines.append(self._empty_since + self._limits.idle)
-        return max(0.0, min(deadlines) - self._clock()) if deadlines else None
+        return min(max(0.0, min(deadlines) - self._clock()), _WAIT_MAX) if deadlines else None
 
     def _enforce_deadlines(self) -> None:
         now = self._clock()

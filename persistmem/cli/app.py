@@ -1,0 +1,65 @@
+"""The commands, in the order in which ``--help`` shows them. Knows their names, and nothing of what they do."""
+
+from collections.abc import Callable
+from inspect import cleandoc
+from typing import Final
+
+import typer
+
+from persistmem.cli.agent import run, start, stop
+from persistmem.cli.listing import history, ls
+from persistmem.cli.machine import doctor, reboot, status
+from persistmem.cli.show import show
+from persistmem.cli.transfer import restore, snapshot
+from persistmem.cli.upkeep import rm, verify
+
+HELP = """Keep an application's hot state in memory that survives the process and the kernel.
+
+NAME is ARENA or ARENA/SNAPSHOT. An arena is a stretch of memory that an agent keeps: the first snapshot makes it, and
+it is there until you remove it.
+
+Data goes to stdout, everything else to stderr. The exit status is 0, 1 if it failed (a line on stderr says why), or 2
+if it was used wrongly.
+"""
+
+_DATA: Final = "Snapshots"
+_KEEP: Final = "Arenas"
+_MACHINE: Final = "Agent and kernel"
+
+
+def _paragraphs(text: str) -> str:
+    """Each paragraph on one line, for the terminal to break."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in cleandoc(text).split("\n\n"))
+
+
+def _add(to: typer.Typer, command: Callable[..., None], example: str, panel: str | None = None) -> None:
+    to.command(help=_paragraphs(command.__doc__ or ""), epilog=f"Example: {example}", rich_help_panel=panel)(command)
+
+
+app = typer.Typer(
+    help=_paragraphs(HELP),
+    epilog="Example: persistmem snapshot shop/carts carts.json",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+agent = typer.Typer(
+    help="Start, stop or run the agent that keeps the arenas.", no_args_is_help=True, rich_markup_mode="rich"
+)
+
+for panel, command, example in (
+    (_DATA, snapshot, "persistmem snapshot shop/carts carts.json"),
+    (_DATA, restore, "persistmem restore shop/carts carts.json"),
+    (_DATA, history, "persistmem history shop/carts"),
+    (_KEEP, ls, "persistmem ls"),
+    (_KEEP, show, "persistmem show shop"),
+    (_KEEP, verify, "persistmem verify shop"),
+    (_KEEP, rm, "persistmem rm shop/carts"),
+    (_MACHINE, status, "persistmem status"),
+    (_MACHINE, reboot, "persistmem reboot --simulate"),
+    (_MACHINE, doctor, "persistmem doctor"),
+):
+    _add(app, command, example, panel)
+for verb in (start, stop, run):
+    _add(agent, verb, f"persistmem agent {verb.__name__}")
+app.add_typer(agent, name="agent", rich_help_panel=_MACHINE)

@@ -1,0 +1,138 @@
+"""``persistmem ls`` and ``history``: what there is. Reads; changes nothing."""
+# ruff: noqa: PLC0415 - --help must be fast: what a function needs is imported when it runs
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from persistmem.cli.arguments import JsonOption, NameArgument, complete_arena, parse_arena
+
+if TYPE_CHECKING:
+    from persistmem.arena import Generation
+    from persistmem.cli.output import Json
+
+
+def ls(
+    arena: Annotated[
+        str | None,
+        typer.Argument(
+            parser=parse_arena,
+            metavar="ARENA",
+            autocompletion=complete_arena,
+            help="List what is in this arena.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the arenas, or what is in one.
+
+    --json prints a list of objects. Arenas have the keys arena, uuid, size, created
+    and carried_from (a kernel release, or null). What is in an arena has name, kind
+    (snapshot or region) and size; snapshots have generations too, as 'history'
+    prints them. Sizes are in bytes, times in ISO 8601.
+    """
+    if arena is None:
+        _list_arenas(as_json=as_json)
+    else:
+        _list_contents(arena, as_json=as_json)
+
+
+def history(name: NameArgument, as_json: JsonOption = False) -> None:
+    """List the generations of a snapshot, newest first.
+
+    --json prints a list of objects with the keys generation, created, kernel, size
+    (bytes; generations may share them) and buffers.
+    """
+    from persistmem.cli.keeper import open_arena
+    from persistmem.cli.output import moment, say_json, say_table
+    from persistmem.sizes import format_size
+
+    with open_arena(name.arena) as arena:
+        generations = arena.history(name.snapshot)
+    if as_json:
+        say_json([generation_json(generation) for generation in generations])
+        return
+    say_table(
+        ["GENERATION", "CREATED", "SIZE", "KERNEL"],
+        [[str(g.number), moment(g.created), format_size(g.size), g.kernel] for g in generations],
+    )
+
+
+def generation_json(generation: "Generation") -> "Json":
+    """Return one generation for scripts."""
+    return {
+        "generation": generation.number,
+        "created": generation.created.isoformat(),
+        "kernel": generation.kernel,
+        "size": generation.size,
+        "buffers": generation.buffers,
+    }
+
+
+def _list_arenas(*, as_json: bool) -> None:
+    from persistmem.attachment import list_arenas
+    from persistmem.cli.output import moment, note, say_json, say_table
+    from persistmem.sizes import format_size
+
+    records = list_arenas()
+    if as_json:
+        say_json(
+            [
+                {
+                    "arena": record.name,
+                    "uuid": str(record.uuid),
+                    "size": record.size,
+                    "created": record.created.isoformat(),
+                    "carried_from": record.kernel_from,
+                }
+                for record in records
+            ]
+        )
+    elif records:
+        say_table(
+            ["ARENA", "SIZE", "CREATED", "CARRIED FROM"],
+            [[r.name, format_size(r.size), moment(r.created), r.kernel_from or "-"] for r in records],
+        )
+    else:
+        note("no arenas; 'persistmem snapshot NAME FILE' makes one")
+
+
+def _list_contents(name: str, *, as_json: bool) -> None:
+    from persistmem.cli.keeper import open_arena
+    from persistmem.cli.output import moment, note, say_json, say_table
+    from persistmem.sizes import format_size
+
+    with open_arena(name) as arena:
+        snapshots = {snapshot: arena.history(snapshot) for snapshot in arena.snapshots()}
+        regions = arena.regions()
+    if as_json:
+        say_json(
+            [
+                {
+                    "name": snapshot,
+                    "kind": "snapshot",
+                    "size": kept[0].size,
+                    "generations": [generation_json(generation) for generation in kept],
+                }
+                for snapshot, kept in snapshots.items()
+            ]
+            + [{"name": region, "kind": "region", "size": size} for region, size in regions.items()]
+        )
+    elif snapshots or regions:
+        say_table(
+            ["NAME", "KIND", "SIZE", "GENERATIONS", "NEWEST"],
+            [
+                [
+                    snapshot,
+                    "snapshot",
+                    format_size(kept[0].size),
+                    ", ".join(str(generation.number) for generation in kept),
+                    moment(kept[0].created),
+                ]
+                for snapshot, kept in snapshots.items()
+            ]
+            + [[region, "region", format_size(size), "-", "-"] for region, size in regions.items()],
+        )
+    else:
+        note(f"arena {name} is empty")

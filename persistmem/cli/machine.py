@@ -1,0 +1,155 @@
+"""``persistmem status``, ``reboot`` and ``doctor``: who carries the arenas, and through what."""
+# ruff: noqa: PLC0415 - --help must be fast: what a function needs is imported when it runs
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from persistmem.cli.arguments import JsonOption
+
+if TYPE_CHECKING:
+    from persistmem.agent.records import Handover
+
+
+def status(as_json: JsonOption = False) -> None:
+    """Say who keeps the arenas, if an agent runs. Starts none.
+
+    --json prints an object with the keys running and runtime_dir, and, if one runs,
+    pid, boot, kernel, carrier, arenas, size (bytes), missing, connections and
+    handovers.
+    """
+    from persistmem.agent.paths import RuntimeDirectory
+    from persistmem.attachment import agent_status
+    from persistmem.cli.output import say, say_json
+    from persistmem.sizes import format_size
+
+    found, runtime = agent_status(), str(RuntimeDirectory.of_user().path)
+    if as_json:
+        about = {} if found is None else {
+            "pid": found.pid,
+            "boot": str(found.boot),
+            "kernel": found.kernel,
+            "carrier": found.carrier,
+            "arenas": found.arenas,
+            "size": found.size,
+            "missing": found.missing,
+            "connections": found.connections,
+            "handovers": found.handovers,
+        }  # fmt: skip
+        say_json({"running": found is not None, "runtime_dir": runtime, **about})
+    elif found is None:
+        say("agent      none runs; the first snapshot starts one")
+        say(f"in         {runtime}")
+    else:
+        say(f"agent      pid {found.pid}")
+        say(f"in         {runtime}")
+        say(f"carrier    {found.carrier}")
+        say(f"kernel     {found.kernel}, boot {found.boot}")
+        missing = f"; {found.missing} not handed back after an agent was killed" if found.missing else ""
+        say(f"arenas     {found.arenas}, {format_size(found.size)}{missing}")
+        say(f"handovers  {found.handovers}")
+
+
+def reboot(
+    simulate: Annotated[bool, typer.Option("--simulate", help="Simulate it: the machine goes on running.")] = False,
+    release: Annotated[
+        str | None,
+        typer.Option(
+            "--release", help="What the next kernel is called; made up if you do not say.", show_default=False
+        ),
+    ] = None,
+    incompatible: Annotated[
+        bool, typer.Option("--incompatible", help="To a kernel with another live-update ABI, which takes nothing over.")
+    ] = False,
+) -> None:
+    """Simulate a kernel upgrade.
+
+    The agent's process is replaced, and the arenas' memory crosses as it would
+    cross a kexec. Who had an arena attached has to attach it again. The exit status is 1 if
+    something was lost.
+    """
+    if not simulate:
+        raise typer.BadParameter("only the simulated kernel can be rebooted from here; add --simulate")
+    from persistmem.attachment import simulate_reboot
+    from persistmem.cli.output import working
+
+    with working("rebooting"):
+        handover = simulate_reboot(release, compatible=not incompatible)
+    _tell(handover)
+    if handover.lost_count:
+        raise typer.Exit(1)
+
+
+def _tell(handover: "Handover") -> None:
+    from persistmem.cli.output import counted, duration, note, say
+    from persistmem.sizes import format_size
+
+    kexec, retrieve = duration(handover.dark - handover.retrieve), duration(handover.retrieve)
+    say(f"kernel     {handover.kernel_from} -> {handover.kernel_to} (simulated), handover {handover.number}")
+    arrived = f"{counted(handover.arenas, 'arena')}, {format_size(handover.size)}"
+    say(f"arrived    {arrived}; identity, size and header checked")
+    say(f"preserve   {duration(handover.preserve)}, while arenas were still served")
+    say(f"dark       {duration(handover.dark)}: {kexec} kexec, {retrieve} retrieve and check")
+    say(f"lost       {handover.lost_count or 'nothing'}")
+    for loss in handover.lost:
+        note(f"lost: arena {loss.name}: {loss.why}")
+    if handover.lost_count > len(handover.lost):
+        note(f"lost: and {handover.lost_count - len(handover.lost)} more; see the agent's log")
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what this machine lacks to survive a kexec.
+
+    The exit status is 1 only if arenas cannot be kept here at all. Where the kernel
+    has no live update, the simulator is used: arenas outlive processes and
+    simulated kernel upgrades, and end with the machine's next reboot.
+
+    --json prints an object with the keys ok, survives_kexec and checks: a list of
+    objects with name, ok, needed_for (what lacks without it), found, needed and
+    mend.
+    """
+    from persistmem.agent.paths import RuntimeDirectory
+    from persistmem.cli.doctor import Machine, examine, survives_kexec, works
+    from persistmem.cli.output import say, say_json
+
+    results = examine(Machine(Path("/"), RuntimeDirectory.of_user()))
+    if as_json:
+        say_json(
+            {
+                "ok": works(results),
+                "survives_kexec": survives_kexec(results),
+                "checks": [
+                    {
+                        "name": check.name,
+                        "ok": finding.ok,
+                        "needed_for": check.needed_for,
+                        "found": finding.found,
+                        "needed": finding.needed,
+                        "mend": None if finding.ok else finding.mend,
+                    }
+                    for check, finding in results
+                ],
+            }
+        )
+    else:
+        for check, finding in results:
+            say(f"{'ok  ' if finding.ok else 'lack'}  {check.name}: {finding.found}")
+            if not finding.ok:
+                say(f"      needed: {finding.needed}")
+                say(f"      to mend it: {finding.mend}")
+        say()
+        say(_verdict(works=works(results), survives=survives_kexec(results)))
+    if not works(results):
+        raise typer.Exit(1)
+
+
+def _verdict(*, works: bool, survives: bool) -> str:
+    if not works:
+        return "Arenas cannot be kept on this machine as it is."
+    if survives:
+        return "This machine has what it takes to carry arenas across a kexec."
+    return (
+        "Arenas work here, through a simulated kernel: they outlive processes and 'persistmem reboot --simulate',"
+        " and end when the machine reboots."
+    )
