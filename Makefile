@@ -4,16 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow bench lint types check clean
+.PHONY: demo test bench lint types check clean
 
 demo: $(READY)
 	$(BIN)/python -m apps.cities.demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
-
-test-slow: $(READY)
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2
 
 bench: $(VENV)/.bench-ready
 	$(BIN)/python -m tests.bench
@@ -25,7 +22,7 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-check: lint types test test-slow
+check: lint types test
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

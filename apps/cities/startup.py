@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, cast
 
-import persistmem
 from apps.cities.index import FORMAT, Index, build_index
 from apps.cities.search import CitySearch
+from persistmem import Origin, attach
 
 ARENA: Final = "cities"
 SNAPSHOT: Final = "index"
@@ -21,7 +21,7 @@ class Start:
     """How a start went."""
 
     search: CitySearch
-    origin: persistmem.Origin
+    origin: Origin
     """How the arena came to this process."""
     ready: float
     """When it could answer, in seconds by ``CLOCK_MONOTONIC``, which all processes share."""
@@ -40,7 +40,7 @@ def start() -> Start:
         steps[name] = time.monotonic() - begun
 
     with step("attach"):
-        arena = persistmem.attach(ARENA, size=ARENA_SIZE)
+        arena = attach(ARENA, size=ARENA_SIZE)
     with step("restore"):
         index = cast("Index | None", arena.restore(SNAPSHOT, default=None, copy=False))
     if index is not None and index["format"] == FORMAT:
