@@ -231,7 +231,8 @@ def _greet(
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         sock.settimeout(max(_PAUSE, deadline - monotonic()))
-        sock.connect(str(runtime.socket))
+        with runtime.socket_address() as address:
+            sock.connect(address)
         datagrams.send(sock, conversation.send(Hello(boot)))
         data, fds = datagrams.receive(sock)
         datagrams.close_all(fds)

@@ -3,13 +3,13 @@
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from persistmem.errors import AgentError
-
-_SOCKET_PATH_BYTES_MAX = 107  # sun_path in unix(7), without the NUL
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,19 @@ class RuntimeDirectory:
     def socket(self) -> Path:
         """Where the agent listens."""
         return self.path / "agent.socket"
+
+    @contextmanager
+    def socket_address(self) -> Iterator[str]:
+        """Give the socket's address, for as long as the ``with``: short enough for unix(7), whatever the path.
+
+        Raises:
+            FileNotFoundError: there is no such directory.
+        """
+        directory = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{directory}/{self.socket.name}"
+        finally:
+            os.close(directory)
 
     @property
     def lock(self) -> Path:
@@ -73,9 +86,4 @@ class RuntimeDirectory:
             raise AgentError(
                 f"runtime directory {self.path}: expected mode 0700, found {stat.S_IMODE(found.st_mode):04o};"
                 f" run chmod 0700 {self.path}"
-            )
-        if len(os.fsencode(self.socket)) > _SOCKET_PATH_BYTES_MAX:
-            raise AgentError(
-                f"runtime directory {self.path}: its path is too long for a socket; set PERSISTMEM_RUNTIME_DIR to"
-                f" one of at most {_SOCKET_PATH_BYTES_MAX - len('/agent.socket')} bytes"
             )

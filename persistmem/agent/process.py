@@ -150,7 +150,8 @@ def _listening(runtime: RuntimeDirectory) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         # Whoever holds the lock owns the path: what lies there is the socket of an agent that is gone.
         runtime.socket.unlink(missing_ok=True)
-        listener.bind(str(runtime.socket))
+        with runtime.socket_address() as address:
+            listener.bind(address)
         listener.listen(_BACKLOG)
         try:
             yield listener

@@ -16,8 +16,8 @@ from .support import Program, StartProgram, wait_for_exit
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[RuntimeDirectory]:
     """An empty runtime directory that everything uses; its agent is stopped in the end."""
-    # Not tmp_path: a socket's path has 107 bytes at most.
-    path = Path(tempfile.mkdtemp(prefix="persistmem-test-"))
+    # Not tmp_path, which other users cannot reach; and longer than the 107 bytes that the path of a socket may have.
+    path = Path(tempfile.mkdtemp(prefix="persistmem-test-".ljust(120, "-")))
     monkeypatch.setenv("PERSISTMEM_RUNTIME_DIR", str(path))
     yield RuntimeDirectory(path)
     status = attachment.agent_status()

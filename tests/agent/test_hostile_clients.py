@@ -42,7 +42,8 @@ class Client:
     def __init__(self, runtime: RuntimeDirectory, boot: UUID | None = None) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(PATIENCE)
-        self.sock.connect(str(runtime.socket))
+        with runtime.socket_address() as address:
+            self.sock.connect(address)
         self.conversation = Conversation("client")
         self.boot = boot
 
@@ -211,8 +212,8 @@ def test_ten_thousand_connections_one_after_the_other_leave_nothing_behind(
     runtime: RuntimeDirectory, agent: int
 ) -> None:
     for _ in range(10_000):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-            sock.connect(str(runtime.socket))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock, runtime.socket_address() as address:
+            sock.connect(address)
 
 
 def test_another_user_is_refused_whatever_the_directory_lets_through(runtime: RuntimeDirectory, agent: int) -> None:

@@ -58,11 +58,6 @@ def test_another_users_directory_is_refused_unless_root_looks_in() -> None:
         runtime.ensure()
 
 
-def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(errors.AgentError, match="too long for a socket"):
-        RuntimeDirectory(tmp_path / ("x" * 100)).ensure()
-
-
 def test_a_directory_that_cannot_be_made_is_an_error_that_says_why(tmp_path: Path) -> None:
     with pytest.raises(errors.AgentError, match="No such file or directory"):
         RuntimeDirectory(tmp_path / "missing" / "runtime").ensure()
