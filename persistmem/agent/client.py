@@ -33,6 +33,7 @@ from persistmem.agent.protocol import (
 )
 from persistmem.arena.locks import conflict
 from persistmem.errors import AgentError, Error, ProtocolError
+from persistmem.threads import start_deaf
 
 PATIENCE: Final = 15.0
 """Seconds to wait for an agent to start, or to answer."""
@@ -71,7 +72,7 @@ class Connection:
         self._changed = threading.Condition()
         """Guards the conversation's state and the socket's life; notified after each message."""
         self._reader = threading.Thread(target=self._read, name="persistmem-agent", daemon=True)
-        self._reader.start()
+        start_deaf(self._reader)
 
     def ask(self, request: Request, expected: type[R], *fds: int, timeout: float = PATIENCE) -> tuple[R, list[int]]:
         """Send a request, with descriptors, and return the answer with its own, which the caller closes.

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from persistmem.threads import start_deaf
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -146,7 +148,7 @@ def working(what: str, total: int | None = None) -> Iterator[Work]:
     timer = threading.Timer(PATIENCE, work.show)
     timer.daemon = True
     if sys.stderr.isatty():
-        timer.start()
+        start_deaf(timer)
     try:
         yield work
     finally:
