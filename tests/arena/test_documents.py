@@ -195,7 +195,8 @@ def test_numpy_scalar_comes_back_as_it_was(scalar: np.generic) -> None:
     assert isinstance(back, list)
     assert type(back[0]) is type(scalar)
     assert back[0].dtype == scalar.dtype
-    assert back[0].tobytes() == scalar.tobytes()
+    # A longdouble has six bytes of padding, which may be anything.
+    assert back[0] == scalar if scalar.dtype.char == "g" else back[0].tobytes() == scalar.tobytes()
 
 
 class Colour(IntEnum):
