@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench lint types check clean
+.PHONY: demo test test-vm bench lint types check clean
 
 demo: $(READY)
 	$(BIN)/python -m apps.cities.demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not vm"
+
+# Boots real kernels under emulation; two machines at a time, however many workers.
+test-vm: $(READY)
+	$(BIN)/python -m pytest tests/vm -m vm
 
 bench: $(VENV)/.bench-ready
 	$(BIN)/python -m tests.bench
@@ -22,7 +26,7 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-check: lint types test
+check: lint types test test-vm
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ class RuntimeDirectory:
             return cls(Path(explicit).absolute())
         if xdg := os.environ.get("XDG_RUNTIME_DIR"):
             return cls(Path(xdg).absolute() / "persistmem")
+        import tempfile  # noqa: PLC0415 - slow to import, and few users have no runtime directory
+
         return cls(Path(tempfile.gettempdir()) / f"persistmem-{os.geteuid()}")
 
     @property

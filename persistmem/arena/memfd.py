@@ -1,11 +1,14 @@
 """Making the memfds that arenas live in, and checking those that others made. Knows nothing of what is inside."""
 
+import errno
 import fcntl
 import os
 from typing import Final
 
 from persistmem.arena.layout import check_arena_size
 from persistmem.errors import CorruptError, SizeError
+
+_MFD_EXEC: Final = 0x10  # include/uapi/linux/memfd.h
 
 SEALS: Final = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 """What an arena's memfd must be sealed against: a size that changes under a mapping is a SIGBUS."""
@@ -22,7 +25,7 @@ def create_memfd(label: str, size: int) -> int:
         SizeError: an arena cannot have this size.
     """
     check_arena_size(size)
-    fd = os.memfd_create(f"persistmem:{label}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = _new_memfd(f"persistmem:{label}"[:200])
     try:
         os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS | fcntl.F_SEAL_SEAL)
@@ -30,6 +33,19 @@ def create_memfd(label: str, size: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _new_memfd(name: str) -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        # With vm.memfd_noexec=1 a memfd gets F_SEAL_EXEC otherwise, and a kernel that retrieves such a one seals it
+        # against writing (seen on 7.3.4).
+        return os.memfd_create(name, flags | _MFD_EXEC)
+    except OSError as error:
+        # A kernel before 6.3 does not know the flag; vm.memfd_noexec=2 forbids it.
+        if error.errno not in (errno.EINVAL, errno.EACCES):
+            raise
+        return os.memfd_create(name, flags)
 
 
 def check_memfd(fd: int) -> int:

@@ -1,18 +1,20 @@
-"""The kernel's handover structs, each declared once: fields to bytes and back; reads and writes no memory.
+"""The kernel's structs, each declared once: fields to bytes and back; reads and writes no memory, calls no ioctl.
 
-Source: Linux ``include/linux/kho/abi/`` (kexec_handover.h, block.h, luo.h, memfd.h), the layouts of ``kho-v4``,
+Source: Linux ``include/uapi/linux/liveupdate.h`` for the ioctls (at the end, in the machine's own byte order), and
+``include/linux/kho/abi/`` (kexec_handover.h, block.h, luo.h, memfd.h) for the handover: ``kho-v4``,
 ``luo-v5``, ``memfd-v1`` and ``memfd-v2``. Little endian, packed, addresses physical, pages of 4096 bytes. Decoding
 takes bytes that may say anything, and raises :class:`CorruptError` for what no kernel would have written.
 """
 
+import errno
 import os
 import struct
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import ClassVar, NewType, Self
 
-from persistmem.errors import CorruptError, IncompatibleKernelError
-from persistmem.liveupdate.interface import Token
+from persistmem.errors import CorruptError, IncompatibleKernelError, LiveUpdateError
+from persistmem.liveupdate.interface import SESSION_NAME_BYTES_MAX, TOKEN_MAX, Token
 
 PhysicalAddress = NewType("PhysicalAddress", int)
 """Byte address in physical memory; 0 is the kernel's null."""
@@ -331,3 +333,76 @@ def check_compatible(found: str, expected: str, what: str) -> None:
             f"the last kernel's {what} is of version {found!r}, this kernel reads only {expected!r}; "
             "boot a kernel that reads it, or start without the state"
         )
+
+
+class Ioctl(IntEnum):
+    """The calls, on the device and on a session: ``_IO(0xBA, number)``."""
+
+    CREATE_SESSION = 0xBA00
+    RETRIEVE_SESSION = 0xBA01
+    PRESERVE_FD = 0xBA40
+    RETRIEVE_FD = 0xBA41
+    FINISH = 0xBA42
+    GET_NAME = 0xBA43
+
+
+_SESSION_CALL = struct.Struct(f"=Ii{SESSION_NAME_BYTES_MAX + 1}s")
+_FD_CALL = struct.Struct("=IiQ")
+_FINISH_CALL = struct.Struct("=2I")
+_NAME_CALL = struct.Struct(f"=2I{SESSION_NAME_BYTES_MAX + 1}s")
+_RETURNED_FD = struct.Struct("=4xi")
+_NO_FD = -1
+
+
+def encode_session_call(name: str) -> bytearray:
+    """What creating and retrieving a session take; LiveUpdateError ``EINVAL`` if no session can have that name."""
+    return bytearray(_SESSION_CALL.pack(_SESSION_CALL.size, _NO_FD, encode_session_name(name)))
+
+
+def encode_fd_call(token: Token, fd: int = _NO_FD) -> bytearray:
+    """What preserving ``fd`` and retrieving take; LiveUpdateError ``EINVAL`` if ``token`` is no u64."""
+    check_token(token)
+    return bytearray(_FD_CALL.pack(_FD_CALL.size, fd, token))
+
+
+def encode_finish_call() -> bytearray:
+    """What finishing a session takes."""
+    return bytearray(_FINISH_CALL.pack(_FINISH_CALL.size, 0))
+
+
+def encode_name_call() -> bytearray:
+    """What asking for a session's name takes."""
+    return bytearray(_NAME_CALL.pack(_NAME_CALL.size, 0, b""))
+
+
+def decode_returned_fd(answer: bytearray) -> int:
+    """The descriptor in the answer to creating or retrieving."""
+    return int(_RETURNED_FD.unpack_from(answer)[0])
+
+
+def decode_returned_name(answer: bytearray) -> str:
+    """The name in the answer to asking for it."""
+    return decode_text(_NAME_CALL.unpack(answer)[2], "session name")
+
+
+def encode_session_name(name: str) -> bytes:
+    """The name as the kernel's bytes; LiveUpdateError ``EINVAL`` if no session can have it.
+
+    >>> encode_session_name("documents")
+    b'documents'
+    """
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise LiveUpdateError(errno.EINVAL, f"session name {name!r:.80} cannot be encoded") from error
+    if not 0 < len(encoded) <= SESSION_NAME_BYTES_MAX or b"\0" in encoded:
+        raise LiveUpdateError(
+            errno.EINVAL, f"session name {name!r:.80}: expected 1 to {SESSION_NAME_BYTES_MAX} bytes without a NUL"
+        )
+    return encoded
+
+
+def check_token(token: Token) -> None:
+    """LiveUpdateError ``EINVAL`` if ``token`` is no u64."""
+    if not 0 <= token <= TOKEN_MAX:
+        raise LiveUpdateError(errno.EINVAL, f"token {token}: expected 0 to {TOKEN_MAX}")

@@ -9,6 +9,8 @@ from typing import NewType, Protocol, Self
 Token = NewType("Token", int)
 """What a session files a descriptor under: any u64, chosen by user space."""
 
+TOKEN_MAX = (1 << 64) - 1
+
 SESSION_NAME_BYTES_MAX = 63
 """Longest session name in bytes; the kernel's buffer holds 64 with the NUL."""
 

@@ -9,16 +9,15 @@ import mmap
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from persistmem.errors import LiveUpdateError
 from persistmem.liveupdate.abi import AbiVersions, MemfdAbi, PhysicalAddress
+from persistmem.liveupdate.available import check_available
 from persistmem.liveupdate.handover_reader import read_extents, read_memfd
 from persistmem.liveupdate.handover_writer import FrozenMemfd
 from persistmem.liveupdate.image import Image, reopened, written_bytes
 from persistmem.liveupdate.interface import Token
-from persistmem.sizes import format_size
 
 Inode = tuple[int, int]
 """Device and inode number: which file it is, whichever descriptor shows it."""
@@ -32,6 +31,8 @@ def inode_of(fd: int) -> Inode:
 
 def can_preserve(fd: int) -> bool:
     """Whether the handler takes ``fd``: a file in shared memory, of pages that are not huge, that has no name."""
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))  # the kernel does not count it as open
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink:
         return False
@@ -87,17 +88,6 @@ class PreservedMemfd:
     def unpreserve(self) -> None:
         """Let go of it."""
         os.close(self.fd)
-
-
-def check_available(needed: int, what: str) -> None:
-    """Refuse with ``ENOMEM`` what would drive the machine out of memory: this kernel is a guest on it."""
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) << 10
-            if needed > available:
-                raise LiveUpdateError(
-                    errno.ENOMEM, f"{what} needs {format_size(needed)}, but {format_size(available)} are available"
-                )
 
 
 def _fill_holes(fd: int, status: os.stat_result) -> None:

@@ -12,13 +12,11 @@ from contextlib import contextmanager
 from typing import Self
 
 from persistmem.errors import CorruptError, LiveUpdateError
-from persistmem.liveupdate.abi import AbiVersions, PhysicalAddress
+from persistmem.liveupdate.abi import AbiVersions, PhysicalAddress, check_token
 from persistmem.liveupdate.handover_writer import FrozenSession
 from persistmem.liveupdate.image import Image
 from persistmem.liveupdate.interface import Token
 from persistmem.liveupdate.memfds import Inode, PreservedMemfd, can_preserve, inode_of, restore
-
-TOKEN_MAX = (1 << 64) - 1
 
 
 @contextmanager
@@ -101,8 +99,7 @@ class OutgoingSession(SimulatedSession):
                 ``EBUSY`` for a file that is in a session already, ``ENOMEM``.
         """
         self.fileno()
-        if not 0 <= token <= TOKEN_MAX:
-            raise self._refusal(errno.EINVAL, f"token {token} is no u64")
+        check_token(token)
         if token in self._memfds:
             raise self._refusal(errno.EEXIST, f"token {token} is in use")
         with refusing(f"session {self._name!r}: preserve descriptor {fd}"):

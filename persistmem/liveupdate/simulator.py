@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn, Self
 
 from persistmem.errors import CorruptError, IncompatibleKernelError, LiveUpdateError
-from persistmem.liveupdate.abi import AbiVersions
+from persistmem.liveupdate.abi import AbiVersions, encode_session_name
+from persistmem.liveupdate.available import check_available
 from persistmem.liveupdate.handover_reader import Handover, read_handover
 from persistmem.liveupdate.handover_writer import write_handover
 from persistmem.liveupdate.image import ROOT, Image, ImageWriter
-from persistmem.liveupdate.interface import SESSION_NAME_BYTES_MAX, Session
-from persistmem.liveupdate.memfds import Inode, check_available
+from persistmem.liveupdate.interface import Session
+from persistmem.liveupdate.memfds import Inode
 from persistmem.liveupdate.sessions import IncomingSession, OutgoingSession, refusing
 from persistmem.liveupdate.successor import become
 
@@ -86,7 +87,7 @@ class SimulatedKernel:
 
     def create_session(self, name: str) -> Session:
         """See :meth:`SimulatedDevice.create_session`."""
-        _check_name(name)
+        encode_session_name(name)
         if name in self._outgoing:
             raise LiveUpdateError(errno.EEXIST, f"session {name!r} exists already")
         with refusing(f"create session {name!r}"):
@@ -96,7 +97,7 @@ class SimulatedKernel:
 
     def retrieve_session(self, name: str) -> Session:
         """See :meth:`SimulatedDevice.retrieve_session`."""
-        _check_name(name)
+        encode_session_name(name)
         if name in self._retrieved:
             raise LiveUpdateError(errno.EINVAL, f"session {name!r} was retrieved already")
         if name not in self._incoming or self._image is None:
@@ -196,14 +197,3 @@ class SimulatedDevice:
     def _check_open(self) -> None:
         if not self._is_open:
             raise LiveUpdateError(errno.EBADF, "the live-update device was closed")
-
-
-def _check_name(name: str) -> None:
-    try:
-        encoded = os.fsencode(name)
-    except UnicodeEncodeError as error:
-        raise LiveUpdateError(errno.EINVAL, f"session name {name!r} cannot be encoded") from error
-    if not 0 < len(encoded) <= SESSION_NAME_BYTES_MAX or b"\0" in encoded:
-        raise LiveUpdateError(
-            errno.EINVAL, f"session name {name[:80]!r}: expected 1 to {SESSION_NAME_BYTES_MAX} bytes without a NUL"
-        )

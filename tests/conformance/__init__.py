@@ -2,5 +2,5 @@
 
 A case is a function ``before_NAME``, ``after_NAME`` or both. All *before* functions run in one kernel, then comes one
 kexec, then all *after* functions run in the next. What they share are constants. Run it on a device of your own with
-``Machine`` and ``run_stage``; ``simulated.py`` does so on the simulator.
+``Machine`` and ``run_stage``; ``simulated.py`` does so on the simulator, ``tests/vm`` on the kernel's own.
 """

@@ -15,6 +15,11 @@ MANY_MEMFDS = 200
 PATTERN = bytes(range(256)) * 16 + b"the end"
 """A page and a little more."""
 
+# What Python 3.11 does not name.
+MFD_NOEXEC_SEAL = 0x8
+F_SEAL_FUTURE_WRITE = 0x10
+F_SEAL_EXEC = 0x20
+
 
 def before_a_memfd_that_is_preserved_is_ebusy_in_the_same_session(machine: Machine) -> None:
     session = machine.session("preserved twice")
@@ -37,7 +42,6 @@ def before_a_retrieved_memfd_is_ebusy_until_its_session_is_finished(machine: Mac
 
 
 def after_a_retrieved_memfd_is_ebusy_until_its_session_is_finished(machine: Machine) -> None:
-    # Read in the kernel's source (luo_retrieve_file enters the file in the same table), not tried yet.
     incoming = machine.device.retrieve_session("handed on")
     fd = incoming.retrieve(ONE)
     outgoing = machine.session("handed on again")
@@ -52,6 +56,8 @@ def before_a_token_in_use_is_eexist(machine: Machine) -> None:
     session.preserve(memfd(b"first"), ONE)
     with refused(errno.EEXIST):
         session.preserve(memfd(b"second"), ONE)
+    with refused(errno.EEXIST):
+        session.preserve(os.pipe()[0], ONE)
 
 
 def after_a_token_in_use_is_eexist(machine: Machine) -> None:
@@ -79,6 +85,22 @@ def before_the_size_of_a_preserved_memfd_cannot_change(machine: Machine) -> None
             os.ftruncate(fd, size)
     with refused(errno.EPERM, by=OSError):
         os.pwrite(fd, b"past the end", 4096)
+
+
+@kernels_alone
+def before_a_preserved_memfd_can_give_no_memory_back(machine: Machine) -> None:
+    fd = memfd(bytes(4096))
+    machine.session("no holes").preserve(fd, ONE)
+    with refused(errno.EPERM, by=OSError):
+        mmap.mmap(fd, 4096).madvise(mmap.MADV_REMOVE)
+
+
+@kernels_alone
+def before_a_preserved_memfd_cannot_be_sealed_against_writing(machine: Machine) -> None:
+    fd = memfd()
+    machine.session("seals too late").preserve(fd, ONE)
+    with refused(errno.EBUSY, by=OSError):
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
 
 
 def before_writes_after_preserve_cross(machine: Machine) -> None:
@@ -119,7 +141,9 @@ def before_a_memfd_that_was_opened_read_only_crosses(machine: Machine) -> None:
 
 
 def after_a_memfd_that_was_opened_read_only_crosses(machine: Machine) -> None:
-    assert content_of(machine.device.retrieve_session("read-only").retrieve(ONE)) == PATTERN
+    fd = machine.device.retrieve_session("read-only").retrieve(ONE)
+    assert content_of(fd) == PATTERN
+    assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
 
 
 def before_a_hugetlb_memfd_is_enoent(machine: Machine) -> None:
@@ -157,6 +181,8 @@ def before_a_descriptor_that_is_not_open_is_ebadf(machine: Machine) -> None:
     os.close(fd)
     with refused(errno.EBADF):
         session.preserve(fd, ONE)
+    with refused(errno.EBADF):
+        session.preserve(os.open(machine.tmpfs, os.O_PATH), ONE)
 
 
 def before_preserving_a_sparse_memfd_fills_its_holes(machine: Machine) -> None:
@@ -170,6 +196,33 @@ def before_preserving_a_sparse_memfd_fills_its_holes(machine: Machine) -> None:
 def after_preserving_a_sparse_memfd_fills_its_holes(machine: Machine) -> None:
     content = content_of(machine.device.retrieve_session("sparse").retrieve(ONE))
     assert content == b"in the middle".rjust(40 * MIB + 13, b"\0").ljust(64 * MIB, b"\0")
+
+
+def before_holes_that_memory_cannot_fill_are_enomem(machine: Machine) -> None:
+    # The kernel by itself would run out of memory on the way and kill processes, its caller among them.
+    fd = memfd()
+    os.ftruncate(fd, 1 << 43)
+    session = machine.session("too sparse")
+    with refused(errno.ENOMEM):
+        session.preserve(fd, ONE)
+    assert os.fstat(fd).st_blocks * 512 == mmap.PAGESIZE
+    os.ftruncate(fd, 1)
+    session.preserve(fd, ONE)
+
+
+@kernels_alone  # The simulator could, but it copies: what was never written stays free, and costs no time.
+def before_what_was_a_hole_takes_memory_ever_after(machine: Machine) -> None:
+    fd = memfd(b"")
+    os.ftruncate(fd, MIB)
+    machine.session("filled").preserve(fd, ONE)
+
+
+@kernels_alone
+def after_what_was_a_hole_takes_memory_ever_after(machine: Machine) -> None:
+    session = machine.device.retrieve_session("filled")
+    fd = session.retrieve(ONE)
+    session.finish()
+    assert os.fstat(fd).st_blocks * 512 == MIB
 
 
 def before_retrieving_a_token_twice_gives_the_same_open_file(machine: Machine) -> None:
@@ -236,6 +289,26 @@ def after_the_seals_of_preserve_time_come_back_from_a_kernel_of_memfd_v2(machine
     assert seals & (fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK) == (fcntl.F_SEAL_GROW if machine.carries_seals else 0)
 
 
+def before_a_memfd_sealed_against_execution_comes_back_sealed_against_everything(machine: Machine) -> None:
+    # It arrives executable, mode 0777, and adding F_SEAL_EXEC to an executable file adds the other seals.
+    fd = os.memfd_create("conformance", os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
+    os.pwrite(fd, PATTERN, 0)
+    assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == F_SEAL_EXEC
+    machine.session("not executable").preserve(fd, ONE)
+
+
+def after_a_memfd_sealed_against_execution_comes_back_sealed_against_everything(machine: Machine) -> None:
+    fd = machine.device.retrieve_session("not executable").retrieve(ONE)
+    assert content_of(fd) == PATTERN
+    everything = F_SEAL_EXEC | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
+    if machine.carries_seals:
+        assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == everything
+        with refused(errno.EPERM, by=OSError):
+            os.pwrite(fd, b"x", 0)
+        with refused(errno.EPERM, by=OSError):
+            os.fchmod(fd, 0o600)
+
+
 def before_name_owner_and_mode_do_not_come_back(machine: Machine) -> None:
     fd = memfd(PATTERN)
     os.fchmod(fd, 0o640)
@@ -251,7 +324,6 @@ def after_name_owner_and_mode_do_not_come_back(machine: Machine) -> None:
 
 
 def before_a_retrieved_descriptor_closes_on_exec(machine: Machine) -> None:
-    # The kernel hands out an inheritable one; the interface promises more than the kernel.
     machine.session("close on exec").preserve(memfd(), ONE)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from .machine import ONE, TWO, Machine, content_of, kernels_alone, memfd, refused
 
 LONGEST_NAME = "n" * 63
+ODD_NAMES = ("a/b", "two\nlines", os.fsdecode(b"\xff"))
 MANY_SESSIONS = 300
 
 
@@ -27,6 +28,16 @@ def before_a_name_of_63_characters_crosses(machine: Machine) -> None:
 
 def after_a_name_of_63_characters_crosses(machine: Machine) -> None:
     assert machine.device.retrieve_session(LONGEST_NAME).name == LONGEST_NAME
+
+
+def before_names_of_any_bytes_cross(machine: Machine) -> None:
+    for name in ODD_NAMES:
+        assert machine.session(name).name == name
+
+
+def after_names_of_any_bytes_cross(machine: Machine) -> None:
+    for name in ODD_NAMES:
+        assert machine.device.retrieve_session(name).name == name
 
 
 def before_a_name_that_is_empty_or_has_64_characters_is_einval(machine: Machine) -> None:
@@ -134,6 +145,8 @@ def after_what_was_retrieved_outlives_its_session(machine: Machine) -> None:
         fd = session.retrieve(ONE)
         session.finish()
     assert content_of(fd) == b"stays"
+    with refused(errno.ENOENT):
+        machine.device.retrieve_session("outlived")
 
 
 def before_closing_an_outgoing_session_unpreserves_what_is_in_it(machine: Machine) -> None:
@@ -211,11 +224,15 @@ def before_an_unprivileged_process_uses_a_session_it_was_given_but_cannot_open_t
     machine.device.close()
     child = os.fork()
     if child == 0:
-        os.setuid(65534)
-        session.preserve(memfd(b"from nobody"), ONE)
-        with refused(errno.EACCES):
-            machine.open_device()
-        os._exit(0)
+        status = 1
+        try:
+            os.setuid(65534)
+            session.preserve(memfd(b"from nobody"), ONE)
+            with refused(errno.EACCES):
+                machine.open_device()
+            status = 0
+        finally:
+            os._exit(status)  # a failure must not go on with the suite in the child
     assert os.waitpid(child, 0)[1] == 0
     machine.device = machine.open_device()
 

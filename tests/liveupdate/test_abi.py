@@ -1,6 +1,7 @@
 """The structs are the kernel's, byte for byte, and bytes that no kernel writes are refused."""
 
 import os
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from persistmem.errors import CorruptError, IncompatibleKernelError
 from persistmem.liveupdate.abi import (
+    Ioctl,
     KhoBlockHeader,
     KhoVmalloc,
     KhoVmallocChunk,
@@ -19,6 +21,12 @@ from persistmem.liveupdate.abi import (
     MemfdLuoSer,
     PhysicalAddress,
     block_capacity,
+    decode_returned_fd,
+    decode_returned_name,
+    encode_fd_call,
+    encode_finish_call,
+    encode_name_call,
+    encode_session_call,
     page_count,
 )
 from persistmem.liveupdate.interface import Token
@@ -233,3 +241,18 @@ def test_a_memfd_that_cannot_be_is_corrupt(at: int, data: bytes) -> None:
 def test_a_folio_that_cannot_be_is_corrupt(first: bytes) -> None:
     with pytest.raises(CorruptError):
         MemfdLuoFolioSer.decode(first + bytes(8))
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the bytes are written out for little endian")
+def test_what_the_ioctls_take_and_give_is_the_kernels() -> None:
+    assert encode_session_call("cities") == bytes.fromhex("48000000 ffffffff") + b"cities" + bytes(58)
+    assert encode_fd_call(Token(0x0123456789ABCDEF), 7) == bytes.fromhex("10000000 07000000 efcdab8967452301")
+    assert encode_fd_call(Token(1)) == bytes.fromhex("10000000 ffffffff 0100000000000000")
+    assert encode_finish_call() == bytes.fromhex("08000000 00000000")
+    assert encode_name_call() == bytes.fromhex("48000000 00000000") + bytes(64)
+    assert decode_returned_fd(bytearray.fromhex("10000000 2a000000 0100000000000000")) == 42
+    assert decode_returned_name(bytearray.fromhex("48000000 00000000") + b"cities" + bytes(58)) == "cities"
+
+
+def test_the_ioctls_are_numbered_as_the_kernels() -> None:
+    assert [request - (0xBA << 8) for request in Ioctl] == [0x00, 0x01, 0x40, 0x41, 0x42, 0x43]

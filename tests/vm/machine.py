@@ -1,0 +1,127 @@
+"""Boots a program of this source tree on a row of real kernels under QEMU, and collects what it reports.
+
+The host's root file system is the guest's, read-only, so that the guest runs this very interpreter and this very tree.
+"""
+
+import gzip
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import guest
+from .requirements import CHECKOUT, find_kernel
+
+COMMAND_LINE = "console=ttyS0 panic=-1 quiet loglevel=4 kho_scratch=128M,64M,64M"
+MEMORY_MIB = 2048
+SECONDS_PER_KERNEL_MAX = 120
+"""A kernel boots, runs its part and jumps within some 10 s on an idle machine."""
+
+# The report goes over a serial line of its own: on the console, the kernel may speak in the middle of a line.
+_REPORT = "/dev/ttyS1"
+
+_INIT = """#!/bin/busybox sh
+b=/bin/busybox
+$b mount -t proc proc /proc
+$b mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,ro,cache=loose host /host
+$b mount -t proc proc /host/proc
+$b mount -t sysfs sys /host/sys
+$b mount -t devtmpfs dev /host/dev
+$b mkdir /host/dev/shm
+$b mount -t tmpfs shm /host/dev/shm
+$b mount -t tmpfs run /host/run
+export {environment}
+$b chroot /host {command}
+$b poweroff -f
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A program of this tree, and the kernels that it runs on, one after the other."""
+
+    program: str
+    """A module, run as ``python -m``; it calls :mod:`tests.vm.guest`."""
+    kernels: tuple[str, ...]
+    switches: str = "kho=on liveupdate=on"
+    """On the command line of the first kernel, and of the next ones."""
+
+    def images(self) -> list[Path]:
+        """Where the kernels are. MissingError if one is not to be found."""
+        return [find_kernel(version) for version in self.kernels]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of a job."""
+
+    reports: list[list[object]]
+    """What the program reported, in order; the values of each report."""
+    console: str
+
+
+def boot(job: Job, work: Path) -> Run:
+    """Run ``job`` to its end, or to the time limit; ``work`` is an empty directory for its files.
+
+    Needs the programs that ``requirements`` names. MissingError if there is no such kernel.
+    """
+    kernels = job.images()
+    initrd = work / "initrd"
+    _make_initrd(initrd, work / "root", _init(job.program, kernels, initrd))
+    report, console = work / "report", work / "console"
+    command = [
+        *["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB)],
+        *["-display", "none", "-nodefaults", "-no-reboot", "-device", "virtio-rng-pci"],
+        *["-serial", f"file:{console}", "-serial", f"file:{report}"],
+        *["-kernel", str(kernels[0]), "-initrd", str(initrd), "-append", f"{COMMAND_LINE} {job.switches}"],
+        *["-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"],
+        *["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"],
+    ]
+    timeout = SECONDS_PER_KERNEL_MAX * len(kernels)
+    try:
+        end = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False).stderr
+    except subprocess.TimeoutExpired:
+        end = f"the machine was stopped after {timeout} seconds"
+    # A machine that was stopped, or that died, may have been in the middle of a line.
+    lines = [line for line in _text_of(report).splitlines(keepends=True) if line.endswith("\n")]
+    return Run([json.loads(line) for line in lines], _text_of(console) + end)
+
+
+def _text_of(file: Path) -> str:
+    return file.read_text("utf-8", "replace") if file.exists() else ""
+
+
+def _init(program: str, kernels: list[Path], initrd: Path) -> str:
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/run",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        guest.KERNELS: ":".join(map(str, kernels)),
+        guest.INITRD: str(initrd),
+        guest.REPORT: _REPORT,
+    }
+    return _INIT.format(
+        environment=" ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items()),
+        command=shlex.join([sys.executable, "-m", program]),
+    )
+
+
+def _make_initrd(initrd: Path, root: Path, init: str) -> None:
+    for directory in ("bin", "dev", "proc", "host"):
+        (root / directory).mkdir(parents=True)
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    shutil.copy(busybox, root / "bin/busybox")
+    (root / "init").write_text(init)
+    (root / "init").chmod(0o755)
+    names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
+    command = ["cpio", "--create", "--format=newc", "--quiet", "--owner=0:0"]
+    archive = subprocess.run(command, cwd=root, input=os.fsencode(names), capture_output=True, check=True).stdout
+    initrd.write_bytes(gzip.compress(archive, 1))

@@ -1,0 +1,49 @@
+"""What virtual machines need from this machine: programs, which are installed where that is allowed, and kernels."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+PACKAGES: Mapping[str, str] = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "busybox": "busybox-static",
+    "cpio": "cpio",
+}
+"""Debian's package of each program."""
+
+KERNELS_VARIABLE = "PERSISTMEM_KERNELS"
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+class MissingError(Exception):
+    """Virtual machines cannot be had here; the message says what to do."""
+
+
+def install_programs() -> None:
+    """See to it that all programs are there: as root on Debian install them, else MissingError."""
+    missing = [package for program, package in PACKAGES.items() if shutil.which(program) is None]
+    if not missing:
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise MissingError(f"virtual machines need {', '.join(missing)}: apt-get install {' '.join(missing)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for arguments in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *missing]):
+        done = subprocess.run(
+            ["apt-get", *arguments], env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        if done.returncode:
+            raise MissingError(f"apt-get {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+def find_kernel(version: str) -> Path:
+    """The kernel image of that version, or MissingError."""
+    directories = [CHECKOUT.parent / "shared/kernel/kernels"]
+    if KERNELS_VARIABLE in os.environ:
+        directories.append(Path(os.environ[KERNELS_VARIABLE]))
+    for directory in directories:
+        image = directory / f"bzImage-{version}"
+        if image.is_file():
+            return image.resolve()
+    raise MissingError(f"no kernel bzImage-{version}: set {KERNELS_VARIABLE} to a directory that has one")
