@@ -182,6 +182,7 @@ class Arena:
         A document is anything msgpack can hold, and tuples, sets, dates and times, Decimal, UUID, complex, large
         ints, numpy arrays and scalars, and types given to :func:`persistmem.register_type`. Bytes-likes and arrays of
         4 KiB and more are copied once, straight to their place; what the arena holds already is shared, not copied.
+        ``msgpack.ExtType`` is none: it would come back as one of these types, or not at all.
 
         Args:
             name: 1 to 200 bytes of UTF-8.
