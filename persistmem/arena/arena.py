@@ -241,7 +241,7 @@ class Arena:
             copy: with False, large buffers are read-only views of the arena: memoryviews and arrays that copy nothing.
                 Their bytes stay as they are for as long as a view of them lives, in any process.
             verify: "lazy" gives views out unchecked; check what you read with :func:`persistmem.verified`.
-            threads: how many verify side by side; for large buffers, two are twice as fast as one.
+            threads: how many verify side by side; for large buffers, two take about two thirds of the time of one.
 
         Raises:
             NotFoundError: no such snapshot, and no default; or no such generation.

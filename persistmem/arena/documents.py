@@ -62,8 +62,8 @@ class DocumentEncoder:
     def encode(self, document: object) -> Iterator[Encoded]:
         """Pack ``document``, and list the buffers of 4 KiB and more that stand outside it, in order.
 
-        Nothing is copied: what it yields is valid inside the ``with`` alone. Costs one pass of msgpack, and a fifth of
-        that for looking over its output.
+        Nothing is copied: what it yields is valid inside the ``with`` alone. Costs one pass of msgpack, and a quarter
+        of that for looking over its output.
 
         Raises:
             UnsupportedTypeError: a value cannot be stored; the message says where it is.

@@ -18,7 +18,7 @@ CASES = [
         stage,
         name,
         id=f"{name}-{stage}-the-kexec",
-        marks=[pytest.mark.skip(reason="only a kernel can enforce it")] if is_kernels_alone(case) else [],
+        marks=[pytest.mark.skip(reason="the kernel's alone; tests/vm shows it")] if is_kernels_alone(case) else [],
     )
     for stage in STAGES
     for name, case in cases(stage, session_cases, memfd_cases).items()
