@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         register_type,
         verified,
     )
-    from persistmem.attachment import attach
+    from persistmem.attachment import attach, before_kexec
     from persistmem.errors import (
         AgentError,
         ArenaFullError,
@@ -34,13 +34,17 @@ if TYPE_CHECKING:
         ExistsError,
         IncompatibleKernelError,
         InvalidNameError,
+        KernelImageError,
+        KexecError,
         LiveUpdateError,
+        MissingLibraryError,
         NewerFormatError,
         NotFoundError,
         ProtocolError,
         RefusedError,
         SizeError,
         StaleArenaError,
+        StorageError,
         UnsupportedTypeError,
     )
 
@@ -59,7 +63,10 @@ __all__ = [
     "Generation",
     "IncompatibleKernelError",
     "InvalidNameError",
+    "KernelImageError",
+    "KexecError",
     "LiveUpdateError",
+    "MissingLibraryError",
     "NewerFormatError",
     "NotFoundError",
     "Origin",
@@ -69,10 +76,12 @@ __all__ = [
     "Region",
     "SizeError",
     "StaleArenaError",
+    "StorageError",
     "UnsupportedTypeError",
     "Usage",
     "VerifyReport",
     "attach",
+    "before_kexec",
     "register_type",
     "verified",
 ]

@@ -3,15 +3,13 @@
 Brings agent and arena together; must not know messages' bytes, nor what is in a memfd.
 """
 
-import threading
 import weakref
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from persistmem.agent.client import PATIENCE
-from persistmem.agent.holder import Held, Holder
-from persistmem.agent.paths import RuntimeDirectory
+from persistmem.agent.holder import Held, Holder, holder_of_user
 from persistmem.agent.protocol import (
     Arenas,
     AskHandover,
@@ -32,12 +30,11 @@ from persistmem.errors import AgentError, NotFoundError
 from persistmem.names import check_name
 from persistmem.sizes import parse_size
 
+DEADLINE: Final = 10.0
+"""Seconds in which applications take their last snapshots before a kexec."""
+
 REBOOT_TIMEOUT: Final = 300.0
 """Seconds in which a simulated kernel upgrade is over: it copies every arena twice."""
-
-_holders: dict[Path, Holder] = {}
-"""The agents that this process is connected to: one, unless PERSISTMEM_RUNTIME_DIR changes."""
-_holders_lock = threading.Lock()
 
 
 class _AttachedArena(Arena):
@@ -79,7 +76,7 @@ def attach(name: str, size: int | str | None = None) -> Arena:
         CorruptError, NewerFormatError: it is there, but this persistmem cannot use it.
     """
     wanted = parse_size(size) if size is not None else None
-    holder = _holder()
+    holder = holder_of_user()
     held = holder.attach(check_name(name), wanted)
     try:
         return _AttachedArena(holder, held)
@@ -88,9 +85,30 @@ def attach(name: str, size: int | str | None = None) -> Arena:
         raise
 
 
+def before_kexec(callback: Callable[[], object]) -> Callable[[], object]:
+    """Have ``callback`` called when a kernel upgrade is being prepared, to take this process's last snapshots.
+
+    It is called in a thread of its own, every time; whoever prepares the upgrade waits until it returns, up to their
+    deadline. What it raises goes to :func:`threading.excepthook`, and they are told that it failed. Arenas stay
+    attached and writable until the kernel is left: what is written after it still crosses. Connects to the agent, as
+    :func:`attach` does.
+
+    It returns ``callback``, so that it can be used as a decorator::
+
+        @persistmem.before_kexec
+        def last_snapshots() -> None:
+            arena.snapshot("profiles", profiles)
+
+    Raises:
+        AgentError: there is no agent, and none can be started.
+    """
+    holder_of_user().before_kexec(callback)
+    return callback
+
+
 def list_arenas() -> list[ArenaRecord]:
     """Return what the agent keeps for this user, by name; nothing if there is no agent."""
-    connection = _holder().connection(start=False)
+    connection = holder_of_user().connection(start=False)
     if connection is None:
         return []
     found: list[ArenaRecord] = []
@@ -109,7 +127,7 @@ def drop_arena(name: str) -> None:
         NotFoundError: there is none of this name.
     """
     check_name(name)
-    connection = _holder().connection(start=False)
+    connection = holder_of_user().connection(start=False)
     if connection is None:
         raise NotFoundError(f"there is no arena {name!r}, for no agent runs")
     connection.ask(Drop(name), Dropped)
@@ -117,13 +135,13 @@ def drop_arena(name: str) -> None:
 
 def agent_status() -> Status | None:
     """Return what the agent is and has, or None if none runs."""
-    connection = _holder().connection(start=False)
+    connection = holder_of_user().connection(start=False)
     return connection.ask(AskStatus(), Status)[0] if connection is not None else None
 
 
 def list_handovers() -> list[Handover]:
     """Return the handovers between kernels that the agent remembers, oldest first; at most 32."""
-    connection = _holder().connection(start=False)
+    connection = holder_of_user().connection(start=False)
     if connection is None:
         return []
     status, _ = connection.ask(AskStatus(), Status)
@@ -133,7 +151,7 @@ def list_handovers() -> list[Handover]:
 
 def start_agent() -> Status:
     """Return what the agent is and has, after starting one if none runs."""
-    return _holder().ask(AskStatus(), Status)[0]
+    return holder_of_user().ask(AskStatus(), Status)[0]
 
 
 def stop_agent(*, discard: bool = False) -> bool:
@@ -145,7 +163,7 @@ def stop_agent(*, discard: bool = False) -> bool:
     Raises:
         RefusedError: it keeps arenas.
     """
-    connection = _holder().connection(start=False)
+    connection = holder_of_user().connection(start=False)
     if connection is None:
         return False
     connection.ask(Stop(discard), Stopping)
@@ -154,7 +172,7 @@ def stop_agent(*, discard: bool = False) -> bool:
 
 
 def simulate_reboot(
-    release: str | None = None, *, compatible: bool = True, timeout: float = REBOOT_TIMEOUT
+    release: str | None = None, *, compatible: bool = True, deadline: float = DEADLINE, timeout: float = REBOOT_TIMEOUT
 ) -> Handover:
     """Simulate a kernel upgrade, starting an agent if none runs, and return how the arenas got to the next kernel.
 
@@ -163,26 +181,19 @@ def simulate_reboot(
     Args:
         release: of the next kernel, as ``uname -r`` would say; made up if None.
         compatible: False for a kernel whose live-update ABI is another: it boots, and takes nothing.
-        timeout: seconds in which the next kernel's agent answers.
+        deadline: seconds in which applications take their last snapshots; see :func:`before_kexec`.
+        timeout: seconds in which the next kernel's agent answers, the deadline not counted.
 
     Raises:
         RefusedError: the kernel refused; everything is as before.
         AgentError: the next kernel's agent did not answer in time.
     """
-    holder = _holder()
+    holder = holder_of_user()
     connection = holder.connection()
     assert connection is not None
-    connection.ask(Reboot(release, compatible), Rebooting, timeout=timeout)
+    connection.ask(Reboot(deadline, release, compatible), Rebooting, timeout=deadline + timeout)
     connection.wait_for_end(timeout)
     status = holder.ask(AskStatus(), Status, timeout=timeout)[0]
     if status.boot == connection.welcome.boot:
         raise AgentError("the agent ended while it left for the next kernel; see its log, and attach again")
     return holder.ask(AskHandover(status.handovers), HandoverAnswer)[0].handover
-
-
-def _holder() -> Holder:
-    runtime = RuntimeDirectory.of_user()
-    with _holders_lock:
-        if runtime.path not in _holders:
-            _holders[runtime.path] = Holder(runtime)
-        return _holders[runtime.path]

@@ -46,14 +46,19 @@ class NewerFormatError(Error, ValueError):
     """The arena was written by a newer persistmem, in a format that this one does not know. It was not touched."""
 
 
-class ArenaFullError(Error, OSError):
+class SystemCallError(Error, OSError):
+    """The operating system refused something; ``errno`` is its own."""
+
+    def __str__(self) -> str:
+        # OSError puts the number first; the message has its name.
+        return str(self.strerror)
+
+
+class ArenaFullError(SystemCallError):
     """The arena has no room. Nothing was changed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(errno.ENOSPC, message)
-
-    def __str__(self) -> str:
-        return str(self.strerror)
 
 
 class BusyError(Error, TimeoutError):
@@ -80,8 +85,24 @@ class RefusedError(Error, PermissionError):
     """The agent refuses: not yours, or not now. The message says which."""
 
 
-class LiveUpdateError(Error, OSError):
-    """The live-update device refused a call; ``errno`` is the kernel's."""
+class LiveUpdateError(SystemCallError):
+    """The live-update device refused a call."""
+
+
+class KexecError(SystemCallError):
+    """The kernel refused to load another one, or to jump into it."""
+
+
+class KernelImageError(Error, ValueError):
+    """A file that is no kernel image, or a damaged one."""
+
+
+class MissingLibraryError(Error, ImportError):
+    """What was asked for takes a library that is not installed; the message names the extra."""
+
+
+class StorageError(SystemCallError):
+    """An arena cannot be saved on disk, or not be read from there. What was saved before is as it was."""
 
 
 class IncompatibleKernelError(Error, RuntimeError):

@@ -15,6 +15,7 @@ ALLOWED = {
     "carriers": COMMON | {"liveupdate"},
     "agent": COMMON | {"arena", "carriers", "liveupdate"},
     "attachment": COMMON | {"arena", "carriers", "agent"},
+    "upgrade": COMMON | {"arena", "agent", "liveupdate"},
     "testing": COMMON | {"arena"},
     "errors": set[str](),
     "origin": set[str](),

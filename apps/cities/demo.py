@@ -38,7 +38,8 @@ class Demo:
     """The app and the command line, with an agent that nobody else uses."""
 
     def __init__(self, runtime: Path) -> None:
-        self._environment = {**os.environ, "PERSISTMEM_RUNTIME_DIR": str(runtime), "PYTHONIOENCODING": "utf-8"}
+        directories = {"PERSISTMEM_RUNTIME_DIR": str(runtime), "PERSISTMEM_STATE_DIR": str(runtime / "state")}
+        self._environment = {**os.environ, **directories, "PYTHONIOENCODING": "utf-8"}
 
     def persistmem(self, *arguments: str) -> str:
         """Run a command; gives what it printed."""

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from persistmem.agent import datagrams
 from persistmem.agent.command import InBackground, Settings, environment, start_command
-from persistmem.agent.paths import RuntimeDirectory
+from persistmem.agent.paths import RuntimeDirectory, state_directory
 from persistmem.agent.protocol import (
     OTHER_AGENT,
     READY,
@@ -25,6 +25,8 @@ from persistmem.agent.protocol import (
     Gone,
     Hello,
     Message,
+    Notice,
+    Preparing,
     Refusal,
     Request,
     State,
@@ -58,7 +60,7 @@ class Connection:
         sock: socket.socket,
         conversation: Conversation,
         welcome: Welcome,
-        on_notice: Callable[[Gone], None],
+        on_notice: Callable[[Notice], None],
         on_end: Callable[["Connection"], None],
     ) -> None:
         self.welcome = welcome
@@ -179,7 +181,7 @@ class Connection:
         except ProtocolError:
             datagrams.close_all(fds)
             raise
-        if isinstance(message, Gone):
+        if isinstance(message, Gone | Preparing):
             self._on_notice(message)
         else:
             self._answers.put((message, fds))
@@ -191,7 +193,7 @@ def connect(
     boot: UUID | None,
     *,
     start: bool,
-    on_notice: Callable[[Gone], None],
+    on_notice: Callable[[Notice], None],
     on_end: Callable[[Connection], None],
     timeout: float = PATIENCE,
 ) -> Connection | None:
@@ -271,6 +273,11 @@ def _start(runtime: RuntimeDirectory, deadline: float) -> None:
     """Start an agent in the background, and wait until it listens, or another one turns out to be there."""
     import subprocess  # noqa: PLC0415 - slow to import, and most clients find an agent
 
+    if runtime.shared:
+        raise AgentError(
+            f"the system's agent does not run in {runtime.path}: start it as root with 'persistmem agent run --carrier"
+            " luo'; or set PERSISTMEM_RUNTIME_DIR to a directory of your own, for an agent of your own"
+        )
     if runtime.path.stat().st_uid != os.geteuid():
         raise AgentError(f"no agent runs in {runtime.path}, which is another user's: they have to start theirs")
     readable, writable = os.pipe2(os.O_CLOEXEC)
@@ -278,7 +285,7 @@ def _start(runtime: RuntimeDirectory, deadline: float) -> None:
     with os.fdopen(readable, "rb", buffering=0) as said:
         try:
             started = subprocess.Popen(
-                start_command(Settings(runtime, IDLE), InBackground(writable)),
+                start_command(Settings(runtime, IDLE, state_directory() / "saved"), InBackground(writable)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

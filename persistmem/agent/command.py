@@ -25,6 +25,8 @@ class Settings:
     runtime: RuntimeDirectory
     idle: float
     """Seconds with nothing kept until it ends by itself."""
+    saved: Path
+    """From where it takes in what was saved before the machine's last reboot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, InBackground | AfterKexec
     parser = argparse.ArgumentParser(prog="persistmem.agent", allow_abbrev=False)
     parser.add_argument("--runtime-dir", type=Path, required=True)
     parser.add_argument("--idle", type=float, required=True)
+    parser.add_argument("--saved", type=Path, required=True)
     parser.add_argument("--ready", type=int)
     parser.add_argument("--image", type=int)
     parser.add_argument("--lock", type=int)
@@ -77,7 +80,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, InBackground | AfterKexec
     parser.add_argument("--kernel")
     parser.add_argument("--luo")
     found = parser.parse_args(arguments)
-    settings = Settings(RuntimeDirectory(found.runtime_dir), found.idle)
+    settings = Settings(RuntimeDirectory(found.runtime_dir), found.idle, found.saved)
     if found.ready is not None:
         return settings, InBackground(found.ready)
     if None in (found.image, found.lock, found.boot, found.kernel, found.luo):
@@ -94,4 +97,5 @@ def environment() -> dict[str, str]:
 
 
 def _command(settings: Settings) -> list[str]:
-    return [*_PROGRAM, f"--runtime-dir={settings.runtime.path}", f"--idle={settings.idle}"]
+    runtime, saved = settings.runtime.path, settings.saved
+    return [*_PROGRAM, f"--runtime-dir={runtime}", f"--idle={settings.idle}", f"--saved={saved}"]

@@ -7,17 +7,33 @@ connection and its messages; must not know what is inside a memfd.
 import os
 import threading
 import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from time import sleep
 from typing import Final, TypeVar
 from uuid import UUID
 
 from persistmem.agent.client import PATIENCE, Connection, connect
 from persistmem.agent.paths import RuntimeDirectory
-from persistmem.agent.protocol import Attach, Attached, Gone, Handback, Kept, Request
+from persistmem.agent.protocol import (
+    Attach,
+    Attached,
+    Gone,
+    Handback,
+    Kept,
+    Noted,
+    Notice,
+    Ready,
+    Request,
+    Watch,
+    Watching,
+)
 from persistmem.agent.records import ArenaRecord
 from persistmem.errors import AgentError, Error, StaleArenaError
 from persistmem.origin import Origin
+from persistmem.threads import start_deaf
 
 _SETTLE: Final = 15.0
 """Seconds in which a thread of ours reads what the agent said."""
@@ -48,6 +64,7 @@ class Holder:
 
     def __init__(self, runtime: RuntimeDirectory) -> None:
         self._runtime = runtime
+        self._before_kexec: list[Callable[[], object]] = []
         self._boot: UUID | None = None
         self._kernel = ""
         self._held: set[Held] = set()
@@ -67,6 +84,15 @@ class Holder:
         held = Held(name, answer.arena.uuid, fds[0], self._kernel, _origin(answer.arena, self._kernel, answer.made))
         self._held.add(held)
         return held
+
+    def before_kexec(self, callback: Callable[[], object]) -> None:
+        """Have ``callback`` called, in a thread of its own, when a kexec is being prepared.
+
+        Raises:
+            AgentError: there is no agent, and none can be started.
+        """
+        self._before_kexec.append(callback)
+        self.ask(Watch(), Watching)
 
     def release(self, held: Held) -> None:
         """Hold it no longer."""
@@ -132,7 +158,7 @@ class Holder:
                     )
                 living = []
             self._boot, self._kernel = connection.welcome.boot, connection.welcome.kernel
-            if all(self._hand_back(connection, held) for held in living) and connection.alive:
+            if all(self._hand_back(connection, held) for held in living) and self._watch(connection):
                 return connection
         raise AgentError(f"the agent in {self._runtime.path} ends again and again; see {self._runtime.log.name} there")
 
@@ -146,10 +172,34 @@ class Holder:
             held.gone = str(error)
         return True
 
-    def _on_notice(self, notice: Gone) -> None:
-        for held in list(self._held):
-            if held.uuid == notice.uuid:
-                held.gone = notice.why
+    def _watch(self, connection: Connection) -> bool:
+        """Return whether the agent is still there."""
+        if self._before_kexec:
+            try:
+                connection.ask(Watch(), Watching)
+            except AgentError:
+                return False
+        return connection.alive
+
+    def _on_notice(self, notice: Notice) -> None:
+        if isinstance(notice, Gone):
+            for held in list(self._held):
+                if held.uuid == notice.uuid:
+                    held.gone = notice.why
+        else:
+            # The thread that reads is needed while the callbacks use their arenas.
+            start_deaf(threading.Thread(target=self._get_ready, name="persistmem-before-kexec", daemon=True))
+
+    def _get_ready(self) -> None:
+        done = False
+        try:
+            for callback in self._before_kexec:
+                callback()
+            done = True
+        finally:
+            # What a callback raises goes to threading.excepthook; the agent need not wait any longer.
+            with suppress(AgentError):
+                self.ask(Ready(done), Noted)
 
     def _on_end(self, connection: Connection) -> None:
         """Find another agent at once if something is held: it is kept by this process alone now."""
@@ -172,6 +222,20 @@ class Holder:
             self._connection.abandon()
         self._connection = None
         self._opening = threading.Lock()
+
+
+_holders: dict[Path, Holder] = {}
+"""One for each agent that this process is connected to: one, unless PERSISTMEM_RUNTIME_DIR changes."""
+_holders_lock = threading.Lock()
+
+
+def holder_of_user() -> Holder:
+    """Return what this process holds through the agent that its user has now."""
+    runtime = RuntimeDirectory.of_user()
+    with _holders_lock:
+        if runtime.path not in _holders:
+            _holders[runtime.path] = Holder(runtime)
+        return _holders[runtime.path]
 
 
 def _origin(record: ArenaRecord, kernel: str, made: bool) -> Origin:

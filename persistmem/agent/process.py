@@ -14,20 +14,21 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
 from persistmem.agent.command import InBackground, Settings, environment, parse
 from persistmem.agent.custodian import Owner
+from persistmem.agent.kernel import KernelMachine, KernelSettings
 from persistmem.agent.paths import RuntimeDirectory
 from persistmem.agent.protocol import OTHER_AGENT, READY
-from persistmem.agent.server import Limits, Server
+from persistmem.agent.server import Audience, Limits, Machine, Server
 from persistmem.agent.simulated import ENDING_SIGNALS, SimulatedMachine
 from persistmem.agent.statefile import AgentState, read_state
 from persistmem.arena.locks import try_lock
 from persistmem.errors import AgentError, Error
 
-CARRIER: Final = "luo (simulated)"
 _BACKLOG: Final = 512
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
             _start_in_background(settings, order.ready)
         else:
             _set_up()
-            state = _read_state(settings.runtime)
+            state = _read_state(settings.runtime.state)
             _serve(settings, SimulatedMachine.arrive(settings, order.lock, order.image, order.boot, state))
     except (Error, OSError) as error:
         _log.error("the agent ends: %s", error)
@@ -60,7 +61,33 @@ def run(settings: Settings) -> None:
     _set_up()
     lock = take_lock(settings.runtime)
     try:
-        _serve(settings, SimulatedMachine.start(settings, lock, _read_state(settings.runtime)))
+        _serve(settings, SimulatedMachine.start(settings, lock, _read_state(settings.runtime.state)))
+    finally:
+        os.close(lock)
+
+
+def run_system(settings: Settings, kernel: KernelSettings, state: Path) -> None:
+    """Run the system's agent on the real kernel, in the foreground, until it is told to stop; for everybody.
+
+    ``state`` is a file on disk, in which it writes down what the next boot has to know.
+
+    Raises:
+        AgentError: another one runs, or a directory cannot be used.
+        LiveUpdateError: another process holds the live-update device.
+    """
+    if os.geteuid() != 0:
+        raise AgentError("the system's agent holds the kernel's live-update device, which is root's: run it as root")
+    os.environ.update(environment())
+    os.umask(0o022)
+    settings.runtime.ensure()
+    try:
+        state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise AgentError(f"state directory {state.parent}: {error.strerror}; make it, and start again") from error
+    _set_up()
+    lock = take_lock(settings.runtime)
+    try:
+        _serve(settings, KernelMachine.start(kernel, settings.saved, state, _read_state(state)))
     finally:
         os.close(lock)
 
@@ -93,7 +120,7 @@ def _start_in_background(settings: Settings, ready: int) -> None:
             return
         try:
             _set_up()
-            machine = SimulatedMachine.start(settings, lock, _read_state(settings.runtime))
+            machine = SimulatedMachine.start(settings, lock, _read_state(settings.runtime.state))
             _serve(settings, machine, starter)
         except (Error, OSError) as error:
             if not starter.closed:
@@ -113,32 +140,31 @@ def _set_up() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _read_state(runtime: RuntimeDirectory) -> AgentState | None:
+def _read_state(path: Path) -> AgentState | None:
     try:
-        return read_state(runtime.state)
+        return read_state(path)
     except ValueError as error:
-        _log.warning("state file %s is not used: %s", runtime.state, error)
+        _log.warning("state file %s is not used: %s", path, error)
         return None
 
 
-def _serve(settings: Settings, machine: SimulatedMachine, starter: io.FileIO | None = None) -> None:
+def _serve(settings: Settings, machine: Machine, starter: io.FileIO | None = None) -> None:
     custodian = machine.custodian
-    owner = Owner(os.geteuid(), os.getegid())
+    audience = Audience(None if settings.runtime.shared else Owner(os.geteuid(), os.getegid()))
     with _signals() as wakeup, _listening(settings.runtime) as listener:
-        server = Server(
-            listener, custodian, machine, owner, carrier=CARRIER, limits=Limits(idle=settings.idle), clock=monotonic
-        )
+        limits = Limits(idle=settings.idle)
+        server = Server(listener, machine, audience, saved=settings.saved, limits=limits, clock=monotonic)
         if starter is not None:
             starter.write(READY)
             starter.close()
-        _log.info("pid %d serves %d arenas on kernel %s", os.getpid(), custodian.count, custodian.boot.kernel)
+        _log.info("pid %d serves %d arenas on kernel %s", os.getpid(), custodian.count(), custodian.boot.kernel)
 
         def on_signal(signals: bytes) -> bool:
             names = ", ".join(signal.Signals(number).name for number in signals)
             if custodian.is_empty:
                 _log.info("ends on %s", names)
                 return True
-            _log.warning("%s ignored: %d arenas would end with the agent", names, custodian.count)
+            _log.warning("%s ignored: %d arenas would end with the agent", names, custodian.count())
             return False
 
         server.serve(wakeup, on_signal)
@@ -152,6 +178,9 @@ def _listening(runtime: RuntimeDirectory) -> Iterator[socket.socket]:
         runtime.socket.unlink(missing_ok=True)
         with runtime.socket_address() as address:
             listener.bind(address)
+            if runtime.shared:
+                # Whoever connects is known by their credentials.
+                Path(address).chmod(0o666)
         listener.listen(_BACKLOG)
         try:
             yield listener

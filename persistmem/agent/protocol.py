@@ -12,8 +12,7 @@ Hello(boot=None)
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 import msgpack
@@ -24,6 +23,7 @@ from persistmem.agent.fields import (
     FLAG,
     KERNEL,
     NAME,
+    SECONDS,
     UUID_TEXT,
     Kind,
     choice,
@@ -33,7 +33,7 @@ from persistmem.agent.fields import (
     record,
     text,
 )
-from persistmem.agent.records import ARENA, ARENAS_MAX, HANDOVER, ArenaRecord, Handover
+from persistmem.agent.records import ARENA, ARENAS_MAX, HANDOVER, UID, ArenaRecord, Handover
 from persistmem.errors import ProtocolError
 
 VERSION: Final = 1
@@ -53,15 +53,13 @@ OTHER_AGENT: Final = b"other"
 Role = Literal["agent", "client"]
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(NamedTuple):
     """The first message: which boot the client's arenas belong to, if it has any."""
 
     boot: UUID | None
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome:
+class Welcome(NamedTuple):
     """Who answers."""
 
     pid: int
@@ -71,16 +69,14 @@ class Welcome:
     carrier: str
 
 
-@dataclass(frozen=True, slots=True)
-class Attach:
+class Attach(NamedTuple):
     """Give me this arena; make it with ``size`` bytes if it is not there (None: do not make it)."""
 
     name: str
     size: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
+class Attached(NamedTuple):
     """Here it is: one memfd beside the message."""
 
     arena: ArenaRecord
@@ -88,59 +84,77 @@ class Attached:
     """It was made for this request."""
 
 
-@dataclass(frozen=True, slots=True)
-class List:
+class List(NamedTuple):
     """Which arenas are there? At most 64, by name, those after ``after``."""
 
     after: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Arenas:
+class Arenas(NamedTuple):
     """Some of the arenas."""
 
     arenas: tuple[ArenaRecord, ...]
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class ListAll(NamedTuple):
+    """Which arenas are there, of all users? At most 64, by uid and name, those after. For administrators."""
+
+    after_uid: int | None
+    after_name: str | None
+
+
+class Lend(NamedTuple):
+    """Give me this arena of this user, as it is. For administrators."""
+
+    uid: int
+    name: str
+
+
+class Drop(NamedTuple):
     """Let go of this arena. Whoever has it attached is told."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
+class Dropped(NamedTuple):
     """It is no longer kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class Handback:
+class Handback(NamedTuple):
     """The agent was away; here is an arena that it kept, in the boot that Hello named: one memfd beside the message."""
 
     name: str
     uuid: UUID
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """The agent keeps it."""
 
 
-@dataclass(frozen=True, slots=True)
-class AskStatus:
+class AskStatus(NamedTuple):
     """Tell me how you are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Phase(enum.Enum):
+    """How near the agent thinks a kexec is."""
+
+    SERVING = "serving"
+    PREPARING = "preparing"
+    PREPARED = "prepared"
+
+
+class Status(NamedTuple):
     """What the agent is and has."""
 
     pid: int
     boot: UUID
     kernel: str
     carrier: str
+    phase: str
+    """A value of Phase: while it is preparing, applications take their last snapshots."""
+    saved: str
+    """The directory from which the next boot's agent takes in what was saved."""
     arenas: int
     size: int
     """Bytes of all arenas, the holes included."""
@@ -153,60 +167,124 @@ class Status:
     """Number of the oldest handover that is remembered; 0 if there was none."""
 
 
-@dataclass(frozen=True, slots=True)
-class AskHandover:
+class AskHandover(NamedTuple):
     """Tell me of the handover of this number."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class HandoverAnswer:
+class HandoverAnswer(NamedTuple):
     """That handover."""
 
     handover: Handover
 
 
-@dataclass(frozen=True, slots=True)
-class Reboot:
+class Watch(NamedTuple):
+    """Tell me when a kexec is being prepared, and wait until I am ready for it."""
+
+
+class Watching(NamedTuple):
+    """You will be told."""
+
+
+class Preparing(NamedTuple):
+    """Nobody asked: a kexec is being prepared, say Ready within so many seconds."""
+
+    seconds: float
+
+
+class Ready(NamedTuple):
+    """I got ready for it, or could not."""
+
+    done: bool
+
+
+class Noted(NamedTuple):
+    """Good."""
+
+
+class Prepare(NamedTuple):
+    """Get ready for a kexec. For administrators."""
+
+    seconds: float
+    """How long applications may take for their last snapshots."""
+    preserve: bool
+    """Whether memory is to cross; if not, it goes by the disk."""
+    lasting: bool
+    """Whether it stays prepared when this connection ends, until Abort."""
+
+
+class Prepared(NamedTuple):
+    """Everything crosses the next kexec."""
+
+    arenas: int
+    size: int
+    """Bytes, the holes included."""
+    applications: int
+    """How many were told."""
+    unready: int
+    """How many of them failed to take their last snapshots, or not in time."""
+    waited: float
+    """Seconds."""
+    preserve: float
+    """Seconds that preserving took."""
+
+
+class Abort(NamedTuple):
+    """Take Prepare back. For administrators."""
+
+
+class Aborted(NamedTuple):
+    """Nothing is prepared any more."""
+
+    prepared: bool
+    """Whether anything was."""
+
+
+class Depart(NamedTuple):
+    """The kernel is left now: write that down. For administrators, once it is prepared."""
+
+
+class Departing(NamedTuple):
+    """It is written down."""
+
+
+class Reboot(NamedTuple):
     """Simulate a kernel upgrade."""
 
+    seconds: float
+    """How long applications may take for their last snapshots."""
     release: str | None
     """Of the next kernel; None for one that is made up."""
     compatible: bool
     """Whether it reads what this one hands over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rebooting:
+class Rebooting(NamedTuple):
     """The agent leaves now. What follows is the end of the connection, or a Refusal if the kernel refused."""
 
     kernel_from: str
     kernel_to: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """End yourself; with arenas only if they may be discarded."""
 
     discard: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Stopping:
+class Stopping(NamedTuple):
     """The agent ends now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(NamedTuple):
     """Nobody asked: an arena that this client attached is no longer kept."""
 
     uuid: UUID
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """It was not done."""
 
     error: str
@@ -214,9 +292,27 @@ class Refusal:
     message: str
 
 
-Request = Hello | Attach | List | Drop | Handback | AskStatus | AskHandover | Reboot | Stop
-Reply = Welcome | Attached | Arenas | Dropped | Kept | Status | HandoverAnswer | Rebooting | Stopping | Refusal
-Message = Request | Reply | Gone
+AdministratorRequest = ListAll | Lend | Prepare | Abort | Depart | Reboot | Stop
+Request = Hello | Attach | List | Drop | Handback | AskStatus | AskHandover | Watch | Ready | AdministratorRequest
+Reply = (
+    Welcome
+    | Attached
+    | Arenas
+    | Dropped
+    | Kept
+    | Status
+    | HandoverAnswer
+    | Watching
+    | Noted
+    | Prepared
+    | Aborted
+    | Departing
+    | Rebooting
+    | Stopping
+    | Refusal
+)
+Notice = Gone | Preparing
+Message = Request | Reply | Notice
 
 _ERRORS: Final[dict[str, type[errors.Error]]] = {
     error.__name__: error
@@ -236,8 +332,7 @@ _ERRORS: Final[dict[str, type[errors.Error]]] = {
 _PID: Final = integer(0, 2**31 - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Op:
+class _Op(NamedTuple):
     """One op: who sends it, in which move, with how many file descriptors, and its fields."""
 
     by: Role
@@ -292,6 +387,11 @@ _OPS: Final[Mapping[type[object], tuple[str, _Op]]] = {
     Attached: ("attached", _Op("agent", Move.ANSWER, record(Attached, arena=ARENA, made=FLAG), fds=1)),
     List: ("list", _Op("client", Move.ASK, record(List, after=optional(NAME)))),
     Arenas: ("arenas", _Op("agent", Move.ANSWER, record(Arenas, arenas=listing(ARENA, PAGE), more=FLAG))),
+    ListAll: (
+        "list-all",
+        _Op("client", Move.ASK, record(ListAll, after_uid=optional(UID), after_name=optional(NAME))),
+    ),
+    Lend: ("lend", _Op("client", Move.ASK, record(Lend, uid=UID, name=NAME))),
     Drop: ("drop", _Op("client", Move.ASK, record(Drop, name=NAME))),
     Dropped: ("dropped", _Op("agent", Move.ANSWER, record(Dropped))),
     Handback: (
@@ -311,6 +411,8 @@ _OPS: Final[Mapping[type[object], tuple[str, _Op]]] = {
                 boot=UUID_TEXT,
                 kernel=KERNEL,
                 carrier=text(20),
+                phase=choice(*(phase.value for phase in Phase)),
+                saved=text(4096),
                 arenas=integer(0, ARENAS_MAX),
                 size=COUNT,
                 missing=integer(0, ARENAS_MAX),
@@ -322,7 +424,30 @@ _OPS: Final[Mapping[type[object], tuple[str, _Op]]] = {
     ),
     AskHandover: ("ask-handover", _Op("client", Move.ASK, record(AskHandover, number=COUNT))),
     HandoverAnswer: ("handover", _Op("agent", Move.ANSWER, record(HandoverAnswer, handover=HANDOVER))),
-    Reboot: ("reboot", _Op("client", Move.ASK, record(Reboot, release=optional(KERNEL), compatible=FLAG))),
+    Watch: ("watch", _Op("client", Move.ASK, record(Watch))),
+    Watching: ("watching", _Op("agent", Move.ANSWER, record(Watching))),
+    Preparing: ("preparing", _Op("agent", Move.NOTIFY, record(Preparing, seconds=SECONDS))),
+    Ready: ("ready", _Op("client", Move.ASK, record(Ready, done=FLAG))),
+    Noted: ("noted", _Op("agent", Move.ANSWER, record(Noted))),
+    Prepare: ("prepare", _Op("client", Move.ASK, record(Prepare, seconds=SECONDS, preserve=FLAG, lasting=FLAG))),
+    Prepared: (
+        "prepared",
+        _Op(
+            "agent",
+            Move.ANSWER,
+            record(
+                Prepared, arenas=COUNT, size=COUNT, applications=COUNT, unready=COUNT, waited=SECONDS, preserve=SECONDS
+            ),
+        ),
+    ),
+    Abort: ("abort", _Op("client", Move.ASK, record(Abort))),
+    Aborted: ("aborted", _Op("agent", Move.ANSWER, record(Aborted, prepared=FLAG))),
+    Depart: ("depart", _Op("client", Move.ASK, record(Depart))),
+    Departing: ("departing", _Op("agent", Move.ANSWER, record(Departing))),
+    Reboot: (
+        "reboot",
+        _Op("client", Move.ASK, record(Reboot, seconds=SECONDS, release=optional(KERNEL), compatible=FLAG)),
+    ),
     Rebooting: ("rebooting", _Op("agent", Move.PART, record(Rebooting, kernel_from=KERNEL, kernel_to=KERNEL))),
     Stop: ("stop", _Op("client", Move.ASK, record(Stop, discard=FLAG))),
     Stopping: ("stopping", _Op("agent", Move.PART, record(Stopping))),

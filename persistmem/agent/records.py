@@ -63,16 +63,23 @@ class Handover:
     """1 for the first that this agent's memory knows of."""
     kernel_from: str
     kernel_to: str
-    left: datetime
-    """When the old kernel was left (UTC)."""
+    left: datetime | None
+    """When the old kernel was left (UTC); None if it did not say that it was: nothing was prepared."""
     arenas: int
     """How many arrived."""
+    saved: int
+    """How many of these came by way of the disk, and not through memory."""
     size: int
     """Bytes of those that arrived, the holes included."""
     preserve: float
     """Seconds that preserving took; arenas were still served and writable."""
     dark: float
-    """Seconds in which nobody was served: from the freeze to the first arena served by the next kernel's agent."""
+    """Seconds in which nobody was served: from when the old kernel was left to when the next one's agent could serve.
+
+    By the machine's clock: a real kexec sets it from the hardware's, which counts whole seconds. 0 if ``left`` is None.
+    """
+    boot: float
+    """Seconds of the dark time from the next kernel's first to its agent's first; 0 in a simulation."""
     retrieve: float
     """Seconds of the dark time that went into retrieving and checking."""
     lost: tuple[Loss, ...]
@@ -85,26 +92,31 @@ class Handover:
 class Departure:
     """What the old kernel's agent wrote down when it left."""
 
-    kernel_to: str
     left: datetime
     preserve: float
+    """Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryDocument:
     """All that the agent remembers."""
 
+    kernel: str
+    """Release of the kernel in which this was written."""
     arenas: tuple[ArenaRecord, ...]
     handovers: tuple[Handover, ...]
+    departure: Departure | None
+    """There while the agent leaves for the next kernel."""
 
 
-_ID: Final = integer(0, 2**32 - 2)
+UID: Final = integer(0, 2**32 - 2)
+"""A uid or a gid."""
 
 ARENA: Final = record(
     ArenaRecord,
     name=NAME,
-    uid=_ID,
-    gid=_ID,
+    uid=UID,
+    gid=UID,
     mode=integer(0, 0o777),
     size=COUNT,
     uuid=UUID_TEXT,
@@ -116,16 +128,21 @@ HANDOVER: Final = record(
     number=integer(1, 2**31),
     kernel_from=KERNEL,
     kernel_to=KERNEL,
-    left=INSTANT,
+    left=optional(INSTANT),
     arenas=COUNT,
+    saved=COUNT,
     size=COUNT,
     preserve=SECONDS,
     dark=SECONDS,
+    boot=SECONDS,
     retrieve=SECONDS,
-    lost=listing(record(Loss, name=text(200), uid=_ID, why=text(300)), LOSSES_MAX),
+    lost=listing(record(Loss, name=text(200), uid=UID, why=text(300)), LOSSES_MAX),
     lost_count=COUNT,
 )
-DEPARTURE: Final = record(Departure, kernel_to=KERNEL, left=INSTANT, preserve=SECONDS)
 REGISTRY: Final = record(
-    RegistryDocument, arenas=listing(ARENA, ARENAS_MAX), handovers=listing(HANDOVER, HANDOVERS_MAX)
+    RegistryDocument,
+    kernel=KERNEL,
+    arenas=listing(ARENA, ARENAS_MAX),
+    handovers=listing(HANDOVER, HANDOVERS_MAX),
+    departure=optional(record(Departure, left=INSTANT, preserve=SECONDS)),
 )

@@ -4,16 +4,17 @@ Knows arenas and carriers; must not know what the records are about.
 """
 
 import os
+from contextlib import suppress
 from typing import Final
 
 from persistmem.agent.records import REGISTRY, RegistryDocument
 from persistmem.arena import Arena
 from persistmem.arena.memfd import check_memfd, create_memfd
 from persistmem.carriers.interface import Carrier
-from persistmem.errors import CorruptError
+from persistmem.errors import CorruptError, NotFoundError
 
 KEY: Final = "registry"
-"""Its name at the carrier. No user's arena has it: theirs begin with a uid and a slash."""
+"""Its name at the carrier. No user's arena has it: theirs are UUIDs."""
 
 _SNAPSHOT: Final = "registry"
 _SIZE: Final = 8 << 20
@@ -31,7 +32,7 @@ class Registry:
     @classmethod
     def create(cls, carrier: Carrier, *, kernel: str) -> "Registry":
         """Make an empty one, and give it to the carrier in place of what it may have."""
-        if KEY in carrier.names():
+        with suppress(NotFoundError):
             carrier.drop(KEY)
         fd = create_memfd("registry", _SIZE)
         try:

@@ -5,6 +5,7 @@ machine's.
 """
 
 import errno
+import logging
 import os
 import selectors
 import socket
@@ -12,20 +13,27 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final, NoReturn, Protocol
 from uuid import UUID
 
 from persistmem.agent import datagrams
 from persistmem.agent.custodian import Custodian, Owner
+from persistmem.agent.preparation import Preparation
 from persistmem.agent.protocol import (
     PAGE,
+    Abort,
+    Aborted,
+    AdministratorRequest,
     Arenas,
     AskHandover,
     AskStatus,
     Attach,
     Attached,
     Conversation,
+    Depart,
+    Departing,
     Drop,
     Dropped,
     Gone,
@@ -33,13 +41,23 @@ from persistmem.agent.protocol import (
     HandoverAnswer,
     Hello,
     Kept,
+    Lend,
     List,
+    ListAll,
     Message,
+    Noted,
+    Phase,
+    Prepare,
+    Prepared,
+    Preparing,
+    Ready,
     Reboot,
     Rebooting,
     Status,
     Stop,
     Stopping,
+    Watch,
+    Watching,
     Welcome,
     refusal,
 )
@@ -48,12 +66,17 @@ from persistmem.agent.statefile import Boot
 from persistmem.errors import AgentError, Error, NotFoundError, ProtocolError, RefusedError
 
 CONNECTIONS_MAX: Final = 256
+CONNECTIONS_PER_USER_MAX: Final = 64
+"""Where one agent serves many; root has no limit, so that nobody can lock it out."""
+PREPARATION_MAX: Final = 3600.0
+"""Seconds; longer than this no application is waited for."""
 _OUTBOX_MAX: Final = 64
 _PATIENCE: Final = 5.0
 """Seconds in which a client says hello, and reads what it was sent."""
 _WAIT_MAX: Final = 86_400.0
 """Seconds; poll(2) cannot wait for ever, and an agent in the foreground never idles."""
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +89,45 @@ class Limits:
     """After it took the place of one that was killed, for those who held its arenas to hand them back."""
 
 
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Whom an agent serves: one user and root, who acts for that user; or everybody, each by themselves."""
+
+    sole: Owner | None
+    """None for everybody."""
+
+    def admits(self, uid: int) -> bool:
+        """Whether the agent talks to this user."""
+        return self.sole is None or uid in (self.sole.uid, 0)
+
+    def owner(self, uid: int, gid: int) -> Owner:
+        """Whose arenas this user sees."""
+        return self.sole or Owner(uid, gid)
+
+    def administers(self, uid: int) -> bool:
+        """Whether this user decides about the agent and the kernel."""
+        return uid == 0 or (self.sole is not None and uid == self.sole.uid)
+
+
 class Machine(Protocol):
     """What the agent runs on."""
 
-    def next_boot(self, release: str | None, *, compatible: bool) -> Boot:
-        """Return the kernel that a reboot would lead to. RefusedError if there can be none like that."""
+    @property
+    def carrier(self) -> str:
+        """What carries arenas to the next kernel."""
 
-    def kexec(self, successor: Boot) -> NoReturn:
-        """Go there, with every arena. RefusedError if that did not happen."""
+    @property
+    def custodian(self) -> Custodian:
+        """Who keeps them in this one."""
+
+    def next_boot(self, release: str | None, *, compatible: bool) -> Boot:
+        """Return the kernel that a simulated reboot would lead to. RefusedError if there can be none like that."""
+
+    def kexec(self, successor: Boot, preserve: float) -> NoReturn:
+        """Go there, with every arena, all being preserved. RefusedError if that did not happen."""
+
+
+_Parkable = Attach | Drop | List | AdministratorRequest
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +135,9 @@ class _Peer:
     """One client."""
 
     sock: socket.socket
+    uid: int
+    owner: Owner
+    """Whose arenas it sees."""
     deadline: float | None
     """When it is thrown out unless it gets on."""
     conversation: Conversation = field(default_factory=lambda: Conversation("agent"))
@@ -89,30 +146,35 @@ class _Peer:
     boot: UUID | None = None
     """The boot that its arenas are from."""
     attached: set[UUID] = field(default_factory=set)
-    parked: Attach | Drop | List | Reboot | Stop | None = None
+    parked: _Parkable | None = None
     """What waits until arenas were handed back."""
+    watches: bool = False
+    """It is told before a kexec, and waited for."""
 
 
 class Server:
-    """Serves one user's clients on ``listener`` (bound and listening; the caller closes it)."""
+    """Serves clients on ``listener`` (bound and listening; the caller closes it).
+
+    ``saved`` is the directory that the next boot's agent takes arenas in from, for whoever saves them.
+    """
 
     def __init__(
         self,
         listener: socket.socket,
-        custodian: Custodian,
         machine: Machine,
-        owner: Owner,
+        audience: Audience,
         *,
-        carrier: str,
+        saved: Path,
         limits: Limits,
         clock: Callable[[], float],
     ) -> None:
         self._listener = listener
-        self._custodian = custodian
+        self._custodian = machine.custodian
         self._machine = machine
-        self._owner = owner
-        self._carrier = carrier
+        self._audience = audience
+        self._saved = saved
         self._limits = limits
+        self._preparation: Preparation[_Peer] | None = None
         self._clock = clock
         self._peers: set[_Peer] = set()
         self._grace_ends = clock() + limits.grace
@@ -153,7 +215,7 @@ class Server:
         return self._clock() - self._empty_since >= self._limits.idle
 
     def _in_grace(self) -> bool:
-        return bool(self._custodian.missing) and self._clock() < self._grace_ends
+        return bool(self._custodian.missing()) and self._clock() < self._grace_ends
 
     def _timeout(self) -> float | None:
         deadlines = [peer.deadline for peer in self._peers if peer.deadline is not None]
@@ -161,6 +223,8 @@ class Server:
             deadlines.append(self._grace_ends)
         if self._empty_since is not None:
             deadlines.append(self._empty_since + self._limits.idle)
+        if self._preparation is not None and not self._preparation.is_complete:
+            deadlines.append(self._preparation.ends)
         return min(max(0.0, min(deadlines) - self._clock()), _WAIT_MAX) if deadlines else None
 
     def _enforce_deadlines(self) -> None:
@@ -170,6 +234,8 @@ class Server:
                 self._close(peer)
         if not self._in_grace():
             self._unpark()
+        if self._preparation is not None and self._preparation.is_due(now):
+            self._complete(self._preparation)
 
     def _accept(self) -> None:
         try:
@@ -182,16 +248,24 @@ class Server:
                 return
             raise
         sock.setblocking(False)
-        peer = _Peer(sock, self._clock() + _PATIENCE)
-        self._peers.add(peer)
-        self._selector.register(sock, selectors.EVENT_READ, peer)
-        _, uid, _ = _PEER_CREDENTIALS.unpack(
+        _, uid, gid = _PEER_CREDENTIALS.unpack(
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         )
-        if uid not in (self._owner.uid, 0):
-            self._throw_out(peer, RefusedError(f"this agent serves uid {self._owner.uid} and root, not uid {uid}"))
-        elif len(self._peers) > CONNECTIONS_MAX:
-            self._throw_out(peer, RefusedError(f"the agent has {CONNECTIONS_MAX} connections, which is its limit"))
+        peer = _Peer(sock, uid, self._audience.owner(uid, gid), self._clock() + _PATIENCE)
+        self._peers.add(peer)
+        self._selector.register(sock, selectors.EVENT_READ, peer)
+        if (refused := self._reason_to_refuse(uid)) is not None:
+            self._throw_out(peer, RefusedError(refused))
+
+    def _reason_to_refuse(self, uid: int) -> str | None:
+        sole = self._audience.sole
+        if sole is not None and not self._audience.admits(uid):
+            return f"this agent serves uid {sole.uid} and root, not uid {uid}"
+        if len(self._peers) > CONNECTIONS_MAX and not (sole is None and uid == 0):
+            return f"the agent has {CONNECTIONS_MAX} connections, which is its limit"
+        if sole is None and uid != 0 and sum(peer.uid == uid for peer in self._peers) > CONNECTIONS_PER_USER_MAX:
+            return f"you have {CONNECTIONS_PER_USER_MAX} connections to the agent, which is your limit"
+        return None
 
     def _move(self, peer: _Peer, events: int) -> None:
         if events & selectors.EVENT_WRITE:
@@ -228,69 +302,156 @@ class Server:
                 case Hello():
                     peer.boot = message.boot
                     boot = self._custodian.boot
-                    self._send(peer, Welcome(os.getpid(), boot.id, boot.kernel, self._carrier))
+                    self._send(peer, Welcome(os.getpid(), boot.id, boot.kernel, self._machine.carrier))
                 case Handback():
-                    self._custodian.take_back(self._owner, message.name, message.uuid, peer.boot, fds[0])
+                    self._custodian.take_back(peer.owner, message.name, message.uuid, peer.boot, fds[0])
                     peer.attached.add(message.uuid)
                     self._send(peer, Kept())
                     self._unpark()
                 case AskStatus():
-                    self._send(peer, self._status())
+                    self._send(peer, self._status(peer))
                 case AskHandover():
-                    self._send(peer, HandoverAnswer(self._handover(message.number)))
-                case Attach() | Drop() | List() | Reboot() | Stop():
-                    if self._must_wait(message):
+                    self._send(peer, HandoverAnswer(self._handover(peer, message.number)))
+                case Watch():
+                    peer.watches = True
+                    self._send(peer, Watching())
+                case Ready():
+                    self._send(peer, Noted())
+                    if self._preparation is not None and peer in self._preparation.waiting:
+                        self._preparation.waiting.discard(peer)
+                        self._preparation.failed += not message.done
+                case (
+                    Attach() | Drop() | List() | ListAll() | Lend() | Prepare() | Abort() | Depart() | Reboot() | Stop()
+                ):
+                    if self._must_wait(peer, message):
                         peer.parked = message
                     else:
                         self._act(peer, message)
         except (Error, OSError) as error:
             self._refuse(peer, error)
 
-    def _must_wait(self, message: Attach | Drop | List | Reboot | Stop) -> bool:
+    def _must_wait(self, peer: _Peer, message: _Parkable) -> bool:
         if isinstance(message, Attach | Drop):
-            return self._in_grace() and self._custodian.is_missing(self._owner, message.name)
-        if isinstance(message, Stop) and message.discard:
+            return self._in_grace() and self._custodian.is_missing(peer.owner, message.name)
+        if isinstance(message, Abort | Depart) or (isinstance(message, Stop) and message.discard):
             return False
         return self._in_grace()
 
     def _unpark(self) -> None:
         for peer in list(self._peers):
             message = peer.parked
-            if message is not None and not self._must_wait(message):
+            if message is not None and not self._must_wait(peer, message):
                 peer.parked = None
                 try:
                     self._act(peer, message)
                 except (Error, OSError) as error:
                     self._refuse(peer, error)
 
-    def _act(self, peer: _Peer, message: Attach | Drop | List | Reboot | Stop) -> None:
+    def _act(self, peer: _Peer, message: _Parkable) -> None:
         match message:
             case Attach():
-                self._custodian.give_up(self._owner, message.name)
-                fd, record, made = self._custodian.attach(self._owner, message.name, message.size)
+                self._custodian.give_up(peer.owner, message.name)
+                fd, record, made = self._custodian.attach(peer.owner, message.name, message.size)
                 peer.attached.add(record.uuid)
                 self._send(peer, Attached(record, made), [fd])
             case List():
-                self._send(peer, Arenas(*self._custodian.records(self._owner, message.after, PAGE)))
+                self._send(peer, Arenas(*self._custodian.records(peer.owner, message.after, PAGE)))
             case Drop():
-                uuid = self._custodian.drop(self._owner, message.name)
+                uuid = self._custodian.drop(peer.owner, message.name)
                 self._tell_gone([uuid], f"arena {message.name!r} was dropped: attach again to make a new one")
                 self._send(peer, Dropped())
+            case _:
+                self._administer(peer, message)
+
+    def _administer(self, peer: _Peer, message: AdministratorRequest) -> None:
+        if not self._audience.administers(peer.uid):
+            raise RefusedError(f"only root decides that on this agent, not uid {peer.uid}")
+        match message:
+            case ListAll(uid, name):
+                after = (uid, name) if uid is not None and name is not None else None
+                self._send(peer, Arenas(*self._custodian.everyone(after, PAGE)))
+            case Lend():
+                fd, record = self._custodian.lend(message.uid, message.name)
+                self._send(peer, Attached(record, made=False), [fd])
+            case Prepare():
+                self._prepare(peer, message)
+            case Abort():
+                self._send(peer, Aborted(self._abort("it was aborted")))
+            case Depart():
+                self._depart(peer)
             case Reboot():
                 self._reboot(peer, message)
             case Stop():
                 self._stop(peer, message)
 
+    def _prepare(self, peer: _Peer, message: Prepare) -> None:
+        def complete(preparation: Preparation[_Peer]) -> None:
+            waited = self._clock() - preparation.began
+            if message.preserve:
+                preparation.preserve = self._custodian.preserve()
+            count, size, told = self._custodian.count(), self._custodian.size(), preparation.told
+            self._send(peer, Prepared(count, size, told, preparation.unready, waited, preparation.preserve))
+
+        self._begin(peer, message.seconds, complete, lasting=message.lasting)
+
     def _reboot(self, peer: _Peer, message: Reboot) -> None:
         successor = self._machine.next_boot(message.release, compatible=message.compatible)
-        self._send(peer, Rebooting(self._custodian.boot.kernel, successor.kernel))
-        self._machine.kexec(successor)
+
+        def complete(preparation: Preparation[_Peer]) -> None:
+            preparation.preserve = self._custodian.preserve()
+            self._send(peer, Rebooting(self._custodian.boot.kernel, successor.kernel))
+            self._machine.kexec(successor, preparation.preserve)
+
+        self._begin(peer, message.seconds, complete, lasting=False)
+
+    def _begin(
+        self, peer: _Peer, seconds: float, complete: Callable[[Preparation[_Peer]], None], *, lasting: bool
+    ) -> None:
+        if self._preparation is not None and not self._preparation.is_complete:
+            raise RefusedError("a kexec is being prepared already; wait for it, or abort it (persistmem abort)")
+        self._abort("it is prepared anew")
+        now = self._clock()
+        watchers = {other for other in self._peers if other.watches and other is not peer}
+        ends = now + min(seconds, PREPARATION_MAX)
+        self._preparation = Preparation(peer, lasting, now, ends, watchers, complete)
+        for watcher in list(watchers):
+            self._send(watcher, Preparing(ends - now))
+        if self._preparation.is_due(now):
+            self._complete(self._preparation)
+
+    def _complete(self, preparation: Preparation[_Peer]) -> None:
+        preparation.is_complete = True
+        try:
+            preparation.complete(preparation)
+        except (Error, OSError) as error:
+            self._take_back_preparation()
+            told = error if isinstance(error, RefusedError) else RefusedError(f"{error}; nothing has changed")
+            self._refuse(preparation.requester, told)
+
+    def _depart(self, peer: _Peer) -> None:
+        if self._preparation is None or not self._preparation.is_complete:
+            raise RefusedError("no kexec is prepared; prepare it first (persistmem prepare)")
+        self._custodian.depart(self._preparation.preserve)
+        self._send(peer, Departing())
+
+    def _abort(self, why: str) -> bool:
+        """Return whether there was anything to take back."""
+        preparation = self._preparation
+        if preparation is None:
+            return False
+        self._take_back_preparation()
+        if not preparation.is_complete:
+            self._refuse(preparation.requester, RefusedError(f"the kexec was not prepared: {why}"))
+        return True
+
+    def _take_back_preparation(self) -> None:
+        self._preparation = None
+        self._custodian.stay()
 
     def _stop(self, peer: _Peer, message: Stop) -> None:
         if not self._custodian.is_empty and not message.discard:
-            raise RefusedError(
-                f"the agent keeps {self._custodian.count} arenas, which end with it; drop them, or stop with --discard"
-            )
+            count = self._custodian.count()
+            raise RefusedError(f"the agent keeps {count} arenas, which end with it; drop them, or stop with --discard")
         self._tell_gone(None, "the agent was told to discard every arena: attach again to make a new one")
         self._custodian.discard()
         self._send(peer, Stopping())
@@ -302,25 +463,37 @@ class Server:
                 peer.attached.discard(uuid)
                 self._send(peer, Gone(uuid, why))
 
-    def _status(self) -> Status:
+    @property
+    def _phase(self) -> Phase:
+        if self._preparation is None:
+            return Phase.SERVING
+        return Phase.PREPARED if self._preparation.is_complete else Phase.PREPARING
+
+    def _status(self, peer: _Peer) -> Status:
         boot, handovers = self._custodian.boot, self._custodian.handovers
+        whose = None if self._audience.administers(peer.uid) else peer.owner
         return Status(
             pid=os.getpid(),
             boot=boot.id,
             kernel=boot.kernel,
-            carrier=self._carrier,
-            arenas=self._custodian.count,
-            size=self._custodian.size,
-            missing=self._custodian.missing,
+            carrier=self._machine.carrier,
+            phase=self._phase.value,
+            saved=str(self._saved),
+            arenas=self._custodian.count(whose),
+            size=self._custodian.size(whose),
+            missing=self._custodian.missing(whose),
             connections=len(self._peers),
             handovers=handovers[-1].number if handovers else 0,
             handovers_from=handovers[0].number if handovers else 0,
         )
 
-    def _handover(self, number: int) -> Handover:
+    def _handover(self, peer: _Peer, number: int) -> Handover:
         for handover in self._custodian.handovers:
             if handover.number == number:
-                return handover
+                if self._audience.administers(peer.uid):
+                    return handover
+                own = tuple(loss for loss in handover.lost if loss.uid == peer.owner.uid)
+                return replace(handover, lost=own, lost_count=len(own))
         raise NotFoundError(f"there is no handover {number}, or no longer; persistmem status says which there are")
 
     def _send(self, peer: _Peer, message: Message, fds: list[int] | None = None) -> None:
@@ -370,3 +543,11 @@ class Server:
             datagrams.close_all(fds)
         peer.outbox.clear()
         peer.parked = None
+        preparation = self._preparation
+        if preparation is not None:
+            preparation.waiting.discard(peer)
+            if preparation.requester is peer and not (preparation.lasting and preparation.is_complete):
+                try:
+                    self._take_back_preparation()
+                except Error:
+                    _log.exception("the kexec that was being prepared is not, but this cannot be written down")

@@ -4,17 +4,17 @@ import os
 import re
 import signal
 from dataclasses import replace
-from datetime import UTC, datetime
-from time import monotonic
+from datetime import timedelta
 from typing import Final, NoReturn, Self
 from uuid import uuid4
 
 from persistmem.agent.command import AfterKexec, Settings, successor_command
-from persistmem.agent.custodian import Arrival, Custodian
-from persistmem.agent.records import Departure, RegistryDocument
+from persistmem.agent.custodian import Arrival, Custodian, utc_now
+from persistmem.agent.records import RegistryDocument
+from persistmem.agent.saved import SavedArenas
 from persistmem.agent.statefile import AgentState, Boot, machine_boot
 from persistmem.carriers.luo import LuoCarrier
-from persistmem.errors import CorruptError, Error, RefusedError
+from persistmem.errors import Error, RefusedError
 from persistmem.liveupdate.abi import AbiVersions
 from persistmem.liveupdate.simulator import CURRENT_ABI, SimulatedKernel
 
@@ -23,11 +23,6 @@ _SIMULATED: Final = re.compile(r"(.*)\+sim(\d{1,9})", re.ASCII | re.DOTALL)
 _LUO: Final = re.compile(r"luo-v(\d{1,4})", re.ASCII)
 _RELEASE: Final = re.compile(r"[!-~]{1,65}", re.ASCII)
 """What uname(2) can say: ``__NEW_UTS_LEN`` is 64."""
-
-
-def utc_now() -> datetime:
-    """Return the time."""
-    return datetime.now(UTC)
 
 
 def first_boot(release: str) -> Boot:
@@ -62,19 +57,27 @@ class SimulatedMachine:
         self, kernel: SimulatedKernel, boot: Boot, settings: Settings, lock: int, before: RegistryDocument | None
     ) -> None:
         """Use :meth:`start` or :meth:`arrive`. ``lock`` is the descriptor that the next kernel's agent inherits."""
+        self.carrier = "luo (simulated)"
         self._settings = settings
         self._lock = lock
         self._device = kernel.open_device()
         self._carrier = LuoCarrier(self._device)
-        self.custodian = Custodian(self._carrier, boot, settings.runtime.state, before)
+        self.custodian = Custodian(
+            self._carrier, boot, settings.runtime.state, SavedArenas(settings.saved), before=before
+        )
 
     @classmethod
     def start(cls, settings: Settings, lock: int, state: AgentState | None) -> Self:
         """Return a machine in the boot that ``state`` was written in, or in a first one."""
-        boot = state.boot if state else first_boot(os.uname().release)
-        kernel = SimulatedKernel.fresh(boot.kernel, _abi(boot))
-        machine = cls(kernel, boot, settings, lock, state.registry if state else None)
-        machine.custodian.commit()
+        began = utc_now()
+        if state is None or state.boot.machine != machine_boot():
+            boot = first_boot(os.uname().release)
+            machine = cls(SimulatedKernel.fresh(boot.kernel, _abi(boot)), boot, settings, lock, None)
+            machine.custodian.arrive(Arrival(began, timedelta(), state.registry if state else None))
+        else:
+            boot = state.boot
+            machine = cls(SimulatedKernel.fresh(boot.kernel, _abi(boot)), boot, settings, lock, state.registry)
+            machine.custodian.take_in_saved()
         return machine
 
     @classmethod
@@ -84,11 +87,7 @@ class SimulatedMachine:
         kernel = SimulatedKernel.boot(image, boot.kernel, _abi(boot))
         machine = cls(kernel, boot, settings, lock, None)
         refused = str(kernel.refused) if kernel.refused else None
-        try:
-            lost = machine._carrier.retrieve()
-        except CorruptError as error:
-            lost, refused = {}, str(error)
-        machine.custodian.arrive(Arrival(began, departed, lost, refused), utc_now)
+        machine.custodian.arrive(Arrival(began, timedelta(), departed.registry if departed else None, refused))
         machine._carrier.finish()
         return machine
 
@@ -96,25 +95,21 @@ class SimulatedMachine:
         """Return the kernel that a reboot would lead to. RefusedError if there can be none like that."""
         return next_boot(self.custodian.boot, release, compatible=compatible)
 
-    def kexec(self, successor: Boot) -> NoReturn:
-        """Take every arena to the next kernel: this process becomes its agent.
+    def kexec(self, successor: Boot, preserve: float) -> NoReturn:
+        """Take every arena to the next kernel, after so many seconds of preserving: this process becomes its agent.
 
         Raises:
             RefusedError: it did not happen; everything is as before.
         """
-        began = monotonic()
         # Blocked signals stay blocked over an exec: one that comes before the successor handles it must not end it.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         try:
-            self._carrier.preserve()
-            self.custodian.depart(Departure(successor.kernel, utc_now(), monotonic() - began))
+            self.custodian.depart(preserve)
             self._device.kexec(
                 lambda image: successor_command(self._settings, AfterKexec(successor, image, self._lock)),
                 keep=[self._lock],
             )
         except (Error, OSError) as error:
-            self._carrier.abort()
-            self.custodian.commit()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
             raise RefusedError(f"the kexec to {successor.kernel} was refused, nothing has changed: {error}") from error
 

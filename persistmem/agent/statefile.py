@@ -1,6 +1,6 @@
 """What an agent writes on disk for the next one: which boot it is in, and what it kept. Never the memory itself.
 
-It tells a next agent after a kill which arenas to wait for, and after a kexec what should have arrived. Knows records
+It tells a next agent after a kill which arenas to wait for, and after a reboot what should have arrived. Knows records
 and one file; must not know arenas, carriers or sockets.
 """
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from persistmem.agent.fields import KERNEL, UUID_TEXT, integer, optional, record, text
-from persistmem.agent.records import DEPARTURE, REGISTRY, Departure, RegistryDocument
+from persistmem.agent.fields import KERNEL, UUID_TEXT, integer, record, text
+from persistmem.agent.records import REGISTRY, RegistryDocument
 
 FORMAT: Final = 1
 _BYTES_MAX: Final = 8 << 20
@@ -29,7 +29,7 @@ class Boot:
     kernel: str
     """Its release."""
     luo: str
-    """The version of its live-update ABI, such as "luo-v5"."""
+    """A simulated kernel's live-update ABI, such as "luo-v5"; empty for a real one, which does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,6 @@ class AgentState:
     boot: Boot
     """The boot that its agent is in."""
     registry: RegistryDocument
-    departure: Departure | None
-    """There while the agent leaves for the next kernel."""
 
 
 _STATE: Final = record(
@@ -49,7 +47,6 @@ _STATE: Final = record(
     format=integer(FORMAT, FORMAT),
     boot=record(Boot, machine=UUID_TEXT, id=UUID_TEXT, kernel=KERNEL, luo=text(20)),
     registry=REGISTRY,
-    departure=optional(DEPARTURE),
 )
 
 
@@ -59,14 +56,22 @@ def machine_boot() -> UUID:
 
 
 def write_state(path: Path, state: AgentState) -> None:
-    """Replace the file atomically. It need not survive a power cut, for the memory does not either: no fsync."""
+    """Replace the file atomically. It is on disk when this returns: after a power cut it says what was lost."""
     draft = path.with_suffix(".new")
-    draft.write_text(json.dumps(_STATE.pack(state)), encoding="utf-8")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(_STATE.pack(state)))
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def read_state(path: Path) -> AgentState | None:
-    """Return what the last agent wrote, or None if there is nothing from this boot of the machine.
+    """Return what the last agent wrote, in whichever boot of the machine; None if none did.
 
     Raises:
         ValueError: the file holds something else.
@@ -81,5 +86,4 @@ def read_state(path: Path) -> AgentState | None:
         content = file.read(_BYTES_MAX + 1)
     if len(content) > _BYTES_MAX:
         raise ValueError(f"expected at most {_BYTES_MAX} characters, found more")
-    state = _STATE.unpack(json.loads(content))
-    return state if state.boot.machine == machine_boot() else None
+    return _STATE.unpack(json.loads(content))

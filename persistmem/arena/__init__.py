@@ -3,6 +3,7 @@
 from persistmem.arena.arena import KEEP_DEFAULT, TIMEOUT_DEFAULT, Arena, Generation
 from persistmem.arena.regions import Region
 from persistmem.arena.survey import Damage, Piece, Usage, VerifyReport
+from persistmem.arena.transaction import freeze
 from persistmem.arena.types import register_type
 from persistmem.arena.views import verified
 from persistmem.origin import Origin
@@ -18,6 +19,7 @@ __all__ = [
     "Region",
     "Usage",
     "VerifyReport",
+    "freeze",
     "register_type",
     "verified",
 ]

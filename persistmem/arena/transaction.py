@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 from persistmem.arena.allocator import Allocator
@@ -21,6 +23,22 @@ WRITER_LOCK = 0
 _WAIT_FIRST, _WAIT_MAX = 0.0005, 0.05
 
 
+@contextmanager
+def freeze(fd: int, timeout: float) -> Iterator[None]:
+    """Be the one writer of the arena in ``fd``, and write nothing: snapshots do not change meanwhile; regions may.
+
+    Raises:
+        BusyError: another process is writing, and did not finish within ``timeout`` seconds.
+    """
+    own = reopen(fd, os.O_RDWR)
+    try:
+        _lock_writer(own, timeout)
+        yield
+    finally:
+        unlock_all(own)
+        os.close(own)
+
+
 class Transaction:
     """The arena's one writer, for the length of a ``with``. Without :meth:`commit`, nothing has happened."""
 
@@ -34,7 +52,7 @@ class Transaction:
             os.close(self._fd)
             raise
         try:
-            self._lock(timeout)
+            _lock_writer(self._fd, timeout)
             self._state = commits.read()
         except BaseException:
             self._release()
@@ -99,17 +117,6 @@ class Transaction:
 
     def __exit__(self, *_: object) -> None:
         self._release()
-
-    def _lock(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        wait = _WAIT_FIRST
-        while not try_lock(self._fd, WRITER_LOCK, 1, exclusive=True):
-            if time.monotonic() >= deadline:
-                raise BusyError(
-                    f"another process is writing to this arena, and did not finish within {timeout:g} s; try again"
-                )
-            time.sleep(wait)
-            wait = min(2 * wait, _WAIT_MAX)
 
     def _release(self) -> None:
         # A forked child may have inherited the descriptions: unlocking frees them for both, closing would not.
@@ -195,3 +202,15 @@ class Transaction:
             f"{format_size(self._memory.size)} (largest piece {largest_free}; readers may hold some). The rest is "
             f"held by {held}. Nothing was changed. Keep fewer generations, remove something, or make a larger arena"
         )
+
+
+def _lock_writer(fd: int, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    wait = _WAIT_FIRST
+    while not try_lock(fd, WRITER_LOCK, 1, exclusive=True):
+        if time.monotonic() >= deadline:
+            raise BusyError(
+                f"another process is writing to this arena, and did not finish within {timeout:g} s; try again"
+            )
+        time.sleep(wait)
+        wait = min(2 * wait, _WAIT_MAX)

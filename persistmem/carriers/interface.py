@@ -4,7 +4,7 @@ from typing import Protocol
 
 
 class Carrier(Protocol):
-    """Keeps file descriptors by name. A name is any string of 1 to 255 bytes of UTF-8 without NUL."""
+    """Keeps file descriptors by name. A name is a string of 1 to 52 bytes of UTF-8 without NUL."""
 
     def recover(self, name: str) -> int:
         """Return a descriptor (``FD_CLOEXEC`` set, the caller closes it) of what is kept under ``name``.

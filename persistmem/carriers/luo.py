@@ -1,159 +1,175 @@
-"""A live-update session of our own: carries memfds across a kexec, for a process that stays until it.
+"""Live-update sessions of our own: carry memfds across a kexec, for a process that stays until it.
 
-Between two kexecs it holds them by open descriptors only; they are preserved late, when the kexec is near. Knows the
-live-update device; must not know arenas.
+Each name has a session of its own, so that one can be dropped, or lost, without the others. Knows the live-update
+device; must not know arenas.
 """
 
 import errno
-import json
 import os
-from typing import Final
+from typing import Final, Literal
 
-from persistmem.errors import CorruptError, ExistsError, LiveUpdateError, NotFoundError, RefusedError
-from persistmem.liveupdate.interface import Device, Session, Token
+from persistmem.errors import ExistsError, InvalidNameError, LiveUpdateError, NotFoundError, RefusedError
+from persistmem.liveupdate.available import check_available
+from persistmem.liveupdate.interface import SESSION_NAME_BYTES_MAX, Device, Session, Token
 
-SESSION: Final = "persistmem"
-INDEX: Final = Token(0)
-"""The token of the index: a memfd with JSON, ``{"version": 1, "tokens": {NAME: TOKEN}}``. systemd does the same."""
+PREFIX: Final = "persistmem/"
+"""What the session of every name is called, before the name."""
+TOKEN: Final = Token(0)
+"""Where each session has its memfd."""
+NAME_BYTES_MAX: Final = SESSION_NAME_BYTES_MAX - len(PREFIX)
 
-_INDEX_VERSION: Final = 1
-_INDEX_BYTES_MAX: Final = 4 << 20
+Preserving = Literal["late", "eager"]
+"""When: as a kexec comes near, or as soon as something is kept."""
 
 
 class LuoCarrier:
-    """Keeps descriptors in this process, and takes them across a kexec by a session named "persistmem".
+    """Keeps descriptors in this process, and takes them across a kexec in sessions that are called persistmem/NAME.
 
-    Making one retrieves all that the last kernel handed over (cost: one walk over its memory). The owner calls
-    :meth:`finish` once it is safe; until then the kernel keeps its hand on it.
+    What the last kernel handed over is found by its name, for the kernel cannot list it; :meth:`recover` retrieves it
+    (cost: one walk over its memory), and the owner calls :meth:`finish` once all of it is safe.
 
-    Raises:
-        CorruptError: there is a session, but its index says nothing usable; the session is left alone.
-        LiveUpdateError: the device refuses.
-
+    Preserved late, memory costs nothing until :meth:`preserve`, and nothing crosses a kexec before which nobody called
+    that. Preserved eagerly, everything that is kept crosses whatever kexec comes as long as this process lives; but
+    holes are filled at once.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, preserving: Preserving = "late") -> None:
         self._device = device
+        self._eager = preserving == "eager"
         self._held: dict[str, int] = {}
-        self._outgoing: Session | None = None
-        self._incoming: Session | None = None
-
-    def retrieve(self) -> dict[str, str]:
-        """Take all that the last kernel handed over, and return what it could not give: why, by name.
-
-        Cost: one walk over all of the memory.
-
-        Raises:
-            CorruptError: there is a session, but its index cannot be used. The session stays as it is.
-            LiveUpdateError: the device refuses.
-        """
-        lost: dict[str, str] = {}
-        try:
-            self._incoming = self._device.retrieve_session(SESSION)
-        except LiveUpdateError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            return lost
-        for name, token in _read_index(self._incoming).items():
-            try:
-                self._held[name] = self._incoming.retrieve(token)
-            except LiveUpdateError as error:
-                lost[name] = str(error)
-        return lost
+        self._incoming: dict[str, Session] = {}
+        """Sessions that the last kernel handed over, and that are not finished."""
+        self._outgoing: dict[str, Session] = {}
+        self._leaving = False
 
     def recover(self, name: str) -> int:
-        """Return a new descriptor of what is kept under ``name``; the caller closes it."""
-        return os.dup(self._find(name))
+        """Return a new descriptor of what is kept under ``name``, or was handed over; the caller closes it.
+
+        Raises:
+            NotFoundError: neither.
+            LiveUpdateError: it was handed over, and the kernel cannot give it. Its session stays as it is.
+        """
+        if name not in self._held:
+            self._held[name] = self._retrieve(name)
+        return os.dup(self._held[name])
 
     def keep(self, name: str, fd: int) -> None:
-        """Hold what ``fd`` refers to until the process ends, or across a kexec if it is preserved by then."""
+        """Hold what ``fd`` refers to until the process ends, or across a kexec if it is preserved by then.
+
+        Raises:
+            ExistsError: something is kept under this name.
+            RefusedError: a kexec is being prepared.
+            LiveUpdateError: it was to be preserved at once, and the kernel refuses.
+        """
         self._check_not_leaving()
         if name in self._held:
             raise ExistsError(f"{name!r} is kept already; drop it first")
+        _session_name(name)
         self._held[name] = os.dup(fd)
+        if self._eager:
+            try:
+                self._outgoing[name] = self._preserve(name)
+            except BaseException:
+                os.close(self._held.pop(name))
+                raise
 
     def drop(self, name: str) -> None:
-        """Close what is kept under ``name``."""
+        """Close what is kept under ``name``; then it does not cross, either.
+
+        Raises:
+            NotFoundError: nothing is.
+            RefusedError: a kexec is being prepared.
+        """
         self._check_not_leaving()
-        os.close(self._find(name))
-        del self._held[name]
+        if name not in self._held and name not in self._incoming:
+            raise NotFoundError(f"nothing is kept under {name!r}")
+        for sessions in (self._outgoing, self._incoming):
+            if (session := sessions.pop(name, None)) is not None:
+                session.close()
+        if (fd := self._held.pop(name, None)) is not None:
+            os.close(fd)
 
     def names(self) -> list[str]:
-        """Return the names of all that is kept, sorted."""
+        """Return the names of all that is kept, sorted. What was handed over is among them once it was recovered."""
         return sorted(self._held)
 
     def finish(self) -> None:
-        """Take what was handed over out of the kernel's hands: only when all of it is checked and kept."""
-        if self._incoming is not None:
-            self._incoming.finish()
-            self._incoming.close()
-            self._incoming = None
+        """Take what was recovered out of the kernel's hands: only when all of it is checked and kept.
+
+        Sessions whose memory the kernel could not give stay open: it is not given up.
+        """
+        for name in self._held.keys() & self._incoming.keys():
+            self._incoming[name].finish()
+            self._incoming.pop(name).close()
+        if self._eager:
+            self._outgoing.update(self._preserve_rest())
 
     def preserve(self) -> None:
-        """Mark everything to cross the next kexec. Fills holes and freezes sizes; costs a walk over all of the memory.
+        """Mark everything to cross the next kexec; until :meth:`abort` nothing can be kept or dropped.
+
+        Cost: fills holes, and walks over all of the memory.
 
         Raises:
-            LiveUpdateError: the device refuses; nothing stays preserved.
-
+            LiveUpdateError: the device refuses, or there is too little memory; all is as before.
         """
-        tokens = {name: Token(number) for number, name in enumerate(self.names(), start=INDEX + 1)}
-        session = self._device.create_session(SESSION)
-        try:
-            index = _write_index(tokens)
+        self._outgoing.update(self._preserve_rest())
+        self._leaving = True
+
+    def abort(self) -> None:
+        """Take :meth:`preserve` back; what is preserved eagerly stays so."""
+        self._leaving = False
+        if not self._eager:
+            _close_all(self._outgoing)
+
+    def _retrieve(self, name: str) -> int:
+        session = self._incoming.get(name)
+        if session is None:
             try:
-                session.preserve(index, INDEX)
-            finally:
-                os.close(index)
-            for name, token in tokens.items():
-                session.preserve(self._held[name], token)
+                session = self._incoming[name] = self._device.retrieve_session(_session_name(name))
+            except LiveUpdateError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                raise NotFoundError(f"nothing is kept under {name!r}, and nothing was handed over ({error})") from error
+        return session.retrieve(TOKEN)
+
+    def _preserve_rest(self) -> dict[str, Session]:
+        rest = [name for name in self.names() if name not in self._outgoing]
+        # Each would be refused by itself; but the kernel does not refuse the sum, it kills processes.
+        check_available(sum(_holes(self._held[name]) for name in rest), "preserving: filling the holes of all arenas")
+        sessions: dict[str, Session] = {}
+        try:
+            for name in rest:
+                sessions[name] = self._preserve(name)
+        except BaseException:
+            _close_all(sessions)
+            raise
+        return sessions
+
+    def _preserve(self, name: str) -> Session:
+        session = self._device.create_session(_session_name(name))
+        try:
+            session.preserve(self._held[name], TOKEN)
         except BaseException:
             session.close()
             raise
-        self._outgoing = session
-
-    def abort(self) -> None:
-        """Take :meth:`preserve` back: nothing crosses the next kexec, and memfds can change size again."""
-        if self._outgoing is not None:
-            self._outgoing.close()
-            self._outgoing = None
-
-    def _find(self, name: str) -> int:
-        try:
-            return self._held[name]
-        except KeyError:
-            raise NotFoundError(f"nothing is kept under {name!r}") from None
+        return session
 
     def _check_not_leaving(self) -> None:
-        if self._outgoing is not None:
+        if self._leaving:
             raise RefusedError("a kexec is being prepared: what is kept cannot change now; wait, or abort it")
 
 
-def _write_index(tokens: dict[str, Token]) -> int:
-    index = os.memfd_create("persistmem:index", os.MFD_CLOEXEC)
-    with os.fdopen(index, "w", encoding="utf-8", closefd=False) as file:
-        json.dump({"version": _INDEX_VERSION, "tokens": tokens}, file)
-    return index
+def _session_name(name: str) -> str:
+    if not 0 < len(name.encode()) <= NAME_BYTES_MAX:
+        raise InvalidNameError(f"expected a name of 1 to {NAME_BYTES_MAX} bytes, found {name[:80]!r}")
+    return PREFIX + name
 
 
-def _read_index(session: Session) -> dict[str, Token]:
-    try:
-        fd = session.retrieve(INDEX)
-    except LiveUpdateError as error:
-        if error.errno != errno.ENOENT:
-            raise
-        raise CorruptError(f"session {SESSION!r}: expected an index under token {INDEX}, found nothing") from error
-    with os.fdopen(fd, "rb") as file:
-        content = os.pread(file.fileno(), _INDEX_BYTES_MAX + 1, 0)
-    problem = CorruptError(f"session {SESSION!r}: expected an index of version {_INDEX_VERSION} under token {INDEX}")
-    if len(content) > _INDEX_BYTES_MAX:
-        raise problem
-    try:
-        index = json.loads(content)
-    except ValueError as error:
-        raise problem from error
-    if not isinstance(index, dict) or index.keys() != {"version", "tokens"} or index["version"] != _INDEX_VERSION:
-        raise problem
-    tokens = index["tokens"]
-    if not isinstance(tokens, dict) or not all(type(token) is int and 0 < token < 2**64 for token in tokens.values()):
-        raise problem
-    return {name: Token(token) for name, token in tokens.items()}
+def _holes(fd: int) -> int:
+    status = os.fstat(fd)
+    return max(0, status.st_size - status.st_blocks * 512)
+
+
+def _close_all(sessions: dict[str, Session]) -> None:
+    while sessions:
+        sessions.popitem()[1].close()

@@ -8,9 +8,11 @@ import typer
 
 from persistmem.cli.agent import run, start, stop
 from persistmem.cli.listing import history, ls
-from persistmem.cli.machine import doctor, reboot, status
+from persistmem.cli.machine import doctor, status
+from persistmem.cli.preflight import preflight
 from persistmem.cli.show import show
 from persistmem.cli.transfer import restore, snapshot
+from persistmem.cli.upgrade import abort, prepare, reboot, save
 from persistmem.cli.upkeep import rm, verify
 
 HELP = """Keep an application's hot state in memory that survives the process and the kernel.
@@ -24,7 +26,8 @@ if it was used wrongly.
 
 _DATA: Final = "Snapshots"
 _KEEP: Final = "Arenas"
-_MACHINE: Final = "Agent and kernel"
+_MACHINE: Final = "Agent and machine"
+_UPGRADE: Final = "The next kernel"
 
 
 def _paragraphs(text: str) -> str:
@@ -56,8 +59,12 @@ for panel, command, example in (
     (_KEEP, verify, "persistmem verify shop"),
     (_KEEP, rm, "persistmem rm shop/carts"),
     (_MACHINE, status, "persistmem status"),
-    (_MACHINE, reboot, "persistmem reboot --simulate"),
     (_MACHINE, doctor, "persistmem doctor"),
+    (_UPGRADE, preflight, "persistmem preflight /boot/vmlinuz-7.3.4"),
+    (_UPGRADE, reboot, "persistmem reboot --kexec /boot/vmlinuz-7.3.4 --initrd /boot/initrd.img-7.3.4 --reuse-cmdline"),
+    (_UPGRADE, prepare, "persistmem prepare --deadline 30"),
+    (_UPGRADE, abort, "persistmem abort"),
+    (_UPGRADE, save, "persistmem save"),
 ):
     _add(app, command, example, panel)
 for verb in (start, stop, run):

@@ -72,7 +72,8 @@ def parse_arena(text: str) -> str:
     return name.arena
 
 
-def _parse_size(text: str) -> int:
+def parse_size_option(text: str) -> int:
+    """Return the bytes that ``text`` says; wrong usage if it says none."""
     try:
         return parse_size(text)
     except SizeError as error:
@@ -81,6 +82,16 @@ def _parse_size(text: str) -> int:
 
 NameArgument = Annotated[
     Name,
+    typer.Argument(
+        parser=_parse_name,
+        metavar="NAME",
+        autocompletion=complete_name,
+        help="ARENA or ARENA/SNAPSHOT. The snapshot is 'default' if you name none.",
+        show_default=False,
+    ),
+]
+OptionalName = Annotated[
+    Name | None,
     typer.Argument(
         parser=_parse_name,
         metavar="NAME",
@@ -113,7 +124,7 @@ SizeOption = Annotated[
     int | None,
     typer.Option(
         "--size",
-        parser=_parse_size,
+        parser=parse_size_option,
         metavar="SIZE",
         help="Size of an arena that is not there yet, such as 64MiB. Otherwise room for a few generations.",
         show_default=False,

@@ -1,15 +1,21 @@
 """``persistmem ls`` and ``history``: what there is. Reads; changes nothing."""
 # ruff: noqa: PLC0415 - --help must be fast: what a function needs is imported when it runs
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from persistmem.cli.arguments import JsonOption, NameArgument, complete_arena, parse_arena
+from persistmem.cli.arguments import JsonOption, OptionalName, complete_arena, parse_arena
 
 if TYPE_CHECKING:
     from persistmem.arena import Generation
     from persistmem.cli.output import Json
+
+
+_HANDOVER_NUMBERS: Final = (
+    *("number", "kernel_from", "kernel_to", "arenas", "saved", "size", "preserve", "dark", "boot", "retrieve"),
+    "lost_count",
+)
 
 
 def ls(
@@ -38,16 +44,21 @@ def ls(
         _list_contents(arena, as_json=as_json)
 
 
-def history(name: NameArgument, as_json: JsonOption = False) -> None:
-    """List the generations of a snapshot, newest first.
+def history(name: OptionalName = None, as_json: JsonOption = False) -> None:
+    """List the generations of a snapshot, newest first; without NAME, how the arenas went from kernel to kernel.
 
     --json prints a list of objects with the keys generation, created, kernel, size
-    (bytes; generations may share them) and buffers.
+    (bytes; generations may share them) and buffers. Without NAME they are handovers,
+    with the keys number, kernel_from, kernel_to, left, arenas, saved (how many came by
+    the disk), size, preserve, dark, boot, retrieve (seconds), lost and lost_count.
     """
     from persistmem.cli.keeper import open_arena
     from persistmem.cli.output import moment, say_json, say_table
     from persistmem.sizes import format_size
 
+    if name is None:
+        _list_handovers(as_json=as_json)
+        return
     with open_arena(name.arena) as arena:
         generations = arena.history(name.snapshot)
     if as_json:
@@ -57,6 +68,32 @@ def history(name: NameArgument, as_json: JsonOption = False) -> None:
         ["GENERATION", "CREATED", "SIZE", "KERNEL"],
         [[str(g.number), moment(g.created), format_size(g.size), g.kernel] for g in generations],
     )
+
+
+def _list_handovers(*, as_json: bool) -> None:
+    from persistmem.attachment import agent_status, list_handovers
+    from persistmem.cli.output import note, say, say_json
+    from persistmem.cli.telling import tell_handover
+
+    handovers, status = list_handovers(), agent_status()
+    simulated = status is not None and "simulated" in status.carrier
+    if as_json:
+        say_json(
+            [
+                {
+                    **{field: getattr(handover, field) for field in _HANDOVER_NUMBERS},
+                    "left": handover.left.isoformat() if handover.left else None,
+                    "lost": [{"arena": loss.name, "uid": loss.uid, "why": loss.why} for loss in handover.lost],
+                }
+                for handover in handovers
+            ]
+        )
+    elif not handovers:
+        note("no handovers: the arenas have been in one kernel all the time")
+    for position, handover in enumerate(() if as_json else reversed(handovers)):
+        if position:
+            say()
+        tell_handover(handover, simulated=simulated)
 
 
 def generation_json(generation: "Generation") -> "Json":

@@ -1,23 +1,26 @@
-"""``persistmem status``, ``reboot`` and ``doctor``: who carries the arenas, and through what."""
+"""``persistmem status`` and ``doctor``: who carries the arenas, and through what."""
 # ruff: noqa: PLC0415 - --help must be fast: what a function needs is imported when it runs
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Final
 
 import typer
 
 from persistmem.cli.arguments import JsonOption
 
-if TYPE_CHECKING:
-    from persistmem.agent.records import Handover
+_PHASES: Final = {
+    "serving": "no kexec is prepared",
+    "preparing": "a kexec is being prepared",
+    "prepared": "prepared: everything crosses the next kexec; 'persistmem abort' takes that back",
+}
 
 
 def status(as_json: JsonOption = False) -> None:
     """Say who keeps the arenas, if an agent runs. Starts none.
 
     --json prints an object with the keys running and runtime_dir, and, if one runs,
-    pid, boot, kernel, carrier, arenas, size (bytes), missing, connections and
-    handovers.
+    pid, boot, kernel, carrier, phase (serving, preparing or prepared), saved (a
+    directory), arenas, size (bytes), missing, connections and handovers.
     """
     from persistmem.agent.paths import RuntimeDirectory
     from persistmem.attachment import agent_status
@@ -31,6 +34,8 @@ def status(as_json: JsonOption = False) -> None:
             "boot": str(found.boot),
             "kernel": found.kernel,
             "carrier": found.carrier,
+            "phase": found.phase,
+            "saved": found.saved,
             "arenas": found.arenas,
             "size": found.size,
             "missing": found.missing,
@@ -44,58 +49,11 @@ def status(as_json: JsonOption = False) -> None:
     else:
         say(f"agent      pid {found.pid}")
         say(f"in         {runtime}")
-        say(f"carrier    {found.carrier}")
+        say(f"carrier    {found.carrier}, {_PHASES[found.phase]}")
         say(f"kernel     {found.kernel}, boot {found.boot}")
         missing = f"; {found.missing} not handed back after an agent was killed" if found.missing else ""
         say(f"arenas     {found.arenas}, {format_size(found.size)}{missing}")
         say(f"handovers  {found.handovers}")
-
-
-def reboot(
-    simulate: Annotated[bool, typer.Option("--simulate", help="Simulate it: the machine goes on running.")] = False,
-    release: Annotated[
-        str | None,
-        typer.Option(
-            "--release", help="What the next kernel is called; made up if you do not say.", show_default=False
-        ),
-    ] = None,
-    incompatible: Annotated[
-        bool, typer.Option("--incompatible", help="To a kernel with another live-update ABI, which takes nothing over.")
-    ] = False,
-) -> None:
-    """Simulate a kernel upgrade.
-
-    The agent's process is replaced, and the arenas' memory crosses as it would
-    cross a kexec. Who had an arena attached has to attach it again. The exit status is 1 if
-    something was lost.
-    """
-    if not simulate:
-        raise typer.BadParameter("only the simulated kernel can be rebooted from here; add --simulate")
-    from persistmem.attachment import simulate_reboot
-    from persistmem.cli.output import working
-
-    with working("rebooting"):
-        handover = simulate_reboot(release, compatible=not incompatible)
-    _tell(handover)
-    if handover.lost_count:
-        raise typer.Exit(1)
-
-
-def _tell(handover: "Handover") -> None:
-    from persistmem.cli.output import counted, duration, note, say
-    from persistmem.sizes import format_size
-
-    kexec, retrieve = duration(handover.dark - handover.retrieve), duration(handover.retrieve)
-    say(f"kernel     {handover.kernel_from} -> {handover.kernel_to} (simulated), handover {handover.number}")
-    arrived = f"{counted(handover.arenas, 'arena')}, {format_size(handover.size)}"
-    say(f"arrived    {arrived}; identity, size and header checked")
-    say(f"preserve   {duration(handover.preserve)}, while arenas were still served")
-    say(f"dark       {duration(handover.dark)}: {kexec} kexec, {retrieve} retrieve and check")
-    say(f"lost       {handover.lost_count or 'nothing'}")
-    for loss in handover.lost:
-        note(f"lost: arena {loss.name}: {loss.why}")
-    if handover.lost_count > len(handover.lost):
-        note(f"lost: and {handover.lost_count - len(handover.lost)} more; see the agent's log")
 
 
 def doctor(as_json: JsonOption = False) -> None:

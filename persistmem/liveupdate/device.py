@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 from persistmem.errors import LiveUpdateError
 from persistmem.liveupdate.abi import (
@@ -177,6 +177,30 @@ class KernelDevice:
         answer = encode_session_call(name)
         _call(self._fd, request, answer, what)
         return KernelSession(decode_returned_fd(answer), name)
+
+
+class AbsentDevice:
+    """The live-update device of a kernel that has none: nothing was handed over, and nothing can be."""
+
+    def __init__(self, why: LiveUpdateError) -> None:
+        """``why`` there is none is what every call raises: an ``ENOENT``."""
+        self._why = why
+
+    def create_session(self, name: str) -> NoReturn:
+        """Raise."""
+        raise LiveUpdateError(self._why.errno, f"create session {name!r}: {self._why.strerror}")
+
+    def retrieve_session(self, name: str) -> NoReturn:
+        """Raise."""
+        raise LiveUpdateError(self._why.errno, f"retrieve session {name!r}: {self._why.strerror}")
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 def holders(device: Path = DEVICE) -> list[int]:

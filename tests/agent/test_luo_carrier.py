@@ -9,7 +9,7 @@ import pytest
 
 from persistmem import errors
 from persistmem.agent.command import environment
-from persistmem.carriers.luo import INDEX, SESSION, LuoCarrier
+from persistmem.carriers.luo import NAME_BYTES_MAX, LuoCarrier
 from persistmem.liveupdate.simulator import SimulatedDevice, SimulatedKernel
 
 
@@ -89,12 +89,17 @@ def test_what_cannot_be_preserved_stops_the_preparation_and_leaves_nothing_prepa
 # A program that is the machine: it runs the code for its first kernel, jumps, and runs the code for its second.
 MACHINE = """
 import os, sys
-from persistmem.carriers.luo import INDEX, SESSION, LuoCarrier
-from persistmem.errors import CorruptError
+from persistmem.carriers.luo import PREFIX, TOKEN, LuoCarrier
+from persistmem.errors import Error
 from persistmem.liveupdate.simulator import SimulatedKernel
 if len(sys.argv) == 4:
     device = SimulatedKernel.boot(int(sys.argv[3]), "7.3.4").open_device()
     carrier = LuoCarrier(device)
+    def content(name):
+        try:
+            return os.pread(carrier.recover(name), 9, 0).decode()
+        except Error as error:
+            return type(error).__name__
     exec(sys.argv[2])
 else:
     device = SimulatedKernel.fresh("7.2.13").open_device()
@@ -116,49 +121,93 @@ def across_kexec(before: str, after: str) -> str:
     return done.stdout
 
 
-def test_everything_that_was_preserved_is_there_in_the_next_kernel() -> None:
+def test_everything_that_was_preserved_is_there_in_the_next_kernel_by_its_name() -> None:
     assert (
         across_kexec(
             "keep('a', b'one'); keep('\\u00e4/2', b'two'); carrier.preserve()",
-            "lost = carrier.retrieve(); carrier.finish();"
-            "print(lost, {name: os.pread(carrier.recover(name), 9, 0) for name in carrier.names()})",
+            "print(content('a'), content('\\u00e4/2'), content('b')); carrier.finish(); print(carrier.names())",
         )
-        == "{} {'a': b'one', 'ä/2': b'two'}\n"
+        == "one two NotFoundError\n['a', 'ä/2']\n"
     )
 
 
 def test_what_was_not_preserved_is_not() -> None:
-    assert across_kexec("keep('a', b'one')", "print(carrier.retrieve(), carrier.names())") == "{} []\n"
+    assert across_kexec("keep('a', b'one')", "print(content('a'), carrier.names())") == "NotFoundError []\n"
 
 
 def test_what_was_retrieved_can_go_on_to_the_next_kernel() -> None:
     assert (
         across_kexec(
             "keep('a', b'one'); carrier.preserve()",
-            "carrier.retrieve(); carrier.finish(); carrier.preserve(); print('prepared')",
+            "content('a'); carrier.finish(); carrier.preserve(); print('prepared')",
         )
         == "prepared\n"
     )
 
 
-@pytest.mark.parametrize(
-    "index", ["", "[]", "{}", '{"version": 2, "tokens": {}}', '{"version": 1, "tokens": {"a": -1}}']
-)
-def test_an_index_that_says_nothing_usable_is_an_error_and_frees_nothing(index: str) -> None:
-    assert across_kexec(
-        f"s = device.create_session(SESSION); fd = os.memfd_create('x'); os.write(fd, {index.encode()!r});"
-        "s.preserve(fd, INDEX)",
-        "try:\n carrier.retrieve()\nexcept CorruptError as error:\n print(error, carrier.names())",
-    ).startswith(f"session {SESSION!r}: expected an index")
-
-
-def test_what_the_kernel_cannot_give_is_named() -> None:
+def test_what_nobody_asked_for_stays_with_the_kernel_when_the_rest_is_finished() -> None:
     assert (
         across_kexec(
-            "s = device.create_session(SESSION); fd = os.memfd_create('x');"
-            'os.write(fd, b\'{"version": 1, "tokens": {"a": 7}}\'); s.preserve(fd, INDEX)',
-            "print(sorted(carrier.retrieve()), carrier.names())",
+            "keep('a', b'one'); keep('b', b'two'); carrier.preserve()",
+            "content('a'); carrier.finish(); print(content('b'))",
         )
-        == "['a'] []\n"
+        == "two\n"
     )
-    assert INDEX == 0
+
+
+def test_what_the_kernel_cannot_give_is_an_error_every_time_and_is_not_given_up() -> None:
+    assert (
+        across_kexec(
+            "device.create_session(PREFIX + 'a')",
+            "print(content('a')); carrier.finish(); print(content('a')); carrier.drop('a'); print(content('a'))",
+        )
+        == "LiveUpdateError\nLiveUpdateError\nNotFoundError\n"
+    )
+
+
+def test_preserved_eagerly_everything_crosses_a_kexec_for_which_nobody_prepared() -> None:
+    assert (
+        across_kexec(
+            "carrier = LuoCarrier(device, 'eager'); keep('a', b'one'); keep('b', b'two'); carrier.drop('a')",
+            "print(content('a'), content('b'))",
+        )
+        == "NotFoundError two\n"
+    )
+
+
+def test_what_was_taken_over_is_preserved_eagerly_as_soon_as_it_is_finished() -> None:
+    assert (
+        across_kexec(
+            "keep('a', b'one'); carrier.preserve()",
+            "carrier = LuoCarrier(device, 'eager'); fd = carrier.recover('a'); carrier.finish()\n"
+            "try:\n device.create_session('other').preserve(fd, TOKEN)\nexcept Error as error:\n print(error.errno)",
+        )
+        == f"{errno.EBUSY}\n"
+    )
+
+
+def test_what_cannot_be_preserved_eagerly_is_not_kept(device: SimulatedDevice) -> None:
+    carrier = LuoCarrier(device, "eager")
+    reading, _ = os.pipe()
+    with pytest.raises(errors.LiveUpdateError):
+        carrier.keep("pipe", reading)
+    assert carrier.names() == []
+
+
+def test_more_holes_than_there_is_memory_are_refused_before_any_is_filled(carrier: LuoCarrier) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("a", "b"):  # neither is too large by itself
+        fd = memfd(b"kept")
+        os.ftruncate(fd, memory * 3 // 5)
+        carrier.keep(name, fd)
+        os.close(fd)
+    with pytest.raises(errors.LiveUpdateError, match="preserving: filling the holes of all arenas needs") as refusal:
+        carrier.preserve()
+    assert refusal.value.errno == errno.ENOMEM
+    carrier.drop("a")  # nothing is being prepared
+
+
+def test_a_name_that_no_session_can_have_is_refused(carrier: LuoCarrier) -> None:
+    carrier.keep("x" * NAME_BYTES_MAX, memfd(b""))
+    with pytest.raises(errors.InvalidNameError, match="1 to 52 bytes"):
+        carrier.keep("x" * (NAME_BYTES_MAX + 1), memfd(b""))

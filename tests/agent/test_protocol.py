@@ -14,12 +14,16 @@ from persistmem.agent.protocol import (
     MESSAGE_BYTES_MAX,
     PAGE,
     VERSION,
+    Abort,
+    Aborted,
     Arenas,
     AskHandover,
     AskStatus,
     Attach,
     Attached,
     Conversation,
+    Depart,
+    Departing,
     Drop,
     Dropped,
     Gone,
@@ -27,8 +31,15 @@ from persistmem.agent.protocol import (
     HandoverAnswer,
     Hello,
     Kept,
+    Lend,
     List,
+    ListAll,
     Message,
+    Noted,
+    Prepare,
+    Prepared,
+    Preparing,
+    Ready,
     Reboot,
     Rebooting,
     Refusal,
@@ -37,6 +48,8 @@ from persistmem.agent.protocol import (
     Status,
     Stop,
     Stopping,
+    Watch,
+    Watching,
     Welcome,
     refusal,
     refused,
@@ -46,7 +59,8 @@ from persistmem.agent.records import LOSSES_MAX, ArenaRecord, Handover, Loss
 ID = UUID("12345678-1234-5678-1234-567812345678")
 NOON = datetime(2026, 7, 1, 12, 0, 0, 123456, tzinfo=UTC)
 ARENA = ArenaRecord("carts", 1000, 100, 0o600, 1 << 40, ID, NOON, "7.2.13")
-HANDOVER = Handover(3, "7.2.13", "7.3.4", NOON, 2, 1 << 30, 0.25, 1.5, 0.5, (Loss("lost", 1000, "why"),), 1)
+LOSSES = (Loss("lost", 1000, "why"),)
+HANDOVER = Handover(3, "7.2.13", "7.3.4", NOON, 2, 1, 1 << 30, 0.25, 1.5, 0.7, 0.5, LOSSES, 1)
 WELCOME = Welcome(4711, ID, "7.3.4", "luo")
 
 EXCHANGES = [
@@ -56,7 +70,15 @@ EXCHANGES = [
     (List("carts"), Arenas((), more=False), 0, 0),
     (Drop("carts"), Dropped(), 0, 0),
     (Handback("carts", ID), Kept(), 1, 0),
-    (AskStatus(), Status(1, ID, "7.3.4", "luo", 2, 1 << 30, 0, 5, 9, 1), 0, 0),
+    (AskStatus(), Status(1, ID, "7.3.4", "luo", "prepared", "/var/lib/saved", 2, 1 << 30, 0, 5, 9, 1), 0, 0),
+    (ListAll(None, None), Arenas((ARENA,), more=True), 0, 0),
+    (ListAll(1000, "carts"), Arenas((), more=False), 0, 0),
+    (Lend(1000, "carts"), Attached(ARENA, made=False), 0, 1),
+    (Watch(), Watching(), 0, 0),
+    (Ready(done=True), Noted(), 0, 0),
+    (Prepare(10.0, preserve=True, lasting=False), Prepared(2, 1 << 30, 3, 1, 0.5, 0.25), 0, 0),
+    (Depart(), Departing(), 0, 0),
+    (Abort(), Aborted(prepared=True), 0, 0),
     (AskHandover(3), HandoverAnswer(HANDOVER), 0, 0),
 ]
 
@@ -82,7 +104,7 @@ def test_what_is_sent_is_what_is_received(
 
 def test_the_agent_may_say_goodbye_and_change_its_mind(ends: tuple[Conversation, Conversation]) -> None:
     client, agent = ends
-    agent.receive(client.send(Reboot("7.3.4", compatible=True)), fds=0)
+    agent.receive(client.send(Reboot(5.0, "7.3.4", compatible=True)), fds=0)
     assert client.receive(agent.send(Rebooting("7.2.13", "7.3.4")), fds=0) == Rebooting("7.2.13", "7.3.4")
     client.receive(agent.send(Refusal("RefusedError", "the kernel refused")), fds=0)
     agent.receive(client.send(Stop(discard=False)), fds=0)
@@ -95,6 +117,7 @@ def test_a_notice_may_come_at_any_time_and_changes_nothing(ends: tuple[Conversat
     assert client.receive(agent.send(Gone(ID, "dropped")), fds=0) == Gone(ID, "dropped")
     agent.receive(client.send(List(None)), fds=0)
     client.receive(agent.send(Gone(ID, "dropped")), fds=0)
+    client.receive(agent.send(Preparing(5.0)), fds=0)
     client.receive(agent.send(Arenas((), more=False)), fds=0)
 
 
@@ -185,7 +208,7 @@ def test_the_longest_answers_there_can_be_fit_a_message(ends: tuple[Conversation
     client.receive(msgpack.packb({"v": 1, "op": "arenas", "arenas": [], "more": False}), fds=0)
     agent.receive(client.send(AskHandover(1)), fds=0)
     lost = (Loss("😀" * 50, 2**32 - 2, "😀" * 1000),) * LOSSES_MAX
-    agent.send(HandoverAnswer(Handover(1, "😀" * 100, "😀" * 100, NOON, 1, 1, 0.1, 0.1, 0.1, lost, 2**60)))
+    agent.send(HandoverAnswer(Handover(1, "😀" * 100, "😀" * 100, NOON, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, lost, 2**60)))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +247,9 @@ VALID = [
     msgpack.packb({"v": VERSION, "op": "hello", "boot": str(ID)}),
     msgpack.packb({"v": VERSION, "op": "attach", "name": "carts", "size": 65536}),
     msgpack.packb({"v": VERSION, "op": "handback", "name": "carts", "uuid": str(ID)}),
-    msgpack.packb({"v": VERSION, "op": "reboot", "release": "7.3.4", "compatible": True}),
+    msgpack.packb({"v": VERSION, "op": "reboot", "seconds": 5.0, "release": "7.3.4", "compatible": True}),
+    msgpack.packb({"v": VERSION, "op": "prepare", "seconds": 5.0, "preserve": True, "lasting": True}),
+    msgpack.packb({"v": VERSION, "op": "preparing", "seconds": 5.0}),
     msgpack.packb({"v": VERSION, "op": "refusal", "error": "SizeError", "message": "x"}),
 ]
 PLAIN = st.recursive(
@@ -242,6 +267,9 @@ FIELDS = [
     "name",
     "size",
     "after",
+    "after_uid",
+    "after_name",
+    "seconds",
     "uuid",
     "arenas",
     "more",
@@ -265,6 +293,11 @@ OPS = [
     "gone",
     "reboot",
     "attached",
+    "list-all",
+    "prepare",
+    "prepared",
+    "preparing",
+    "ready",
 ]
 
 

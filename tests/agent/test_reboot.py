@@ -75,6 +75,7 @@ def test_the_handover_is_written_down(runtime: RuntimeDirectory) -> None:
     handover = simulate_reboot("7.3.4")
     assert (handover.number, handover.arenas, handover.size) == (1, 2, 2 << 20)
     assert (handover.kernel_from, handover.kernel_to) == (f"{os.uname().release}+sim1", "7.3.4")
+    assert handover.left is not None
     assert began <= handover.left <= datetime.now(UTC)
     assert 0 < handover.preserve < 10
     assert 0 < handover.retrieve < handover.dark < 10

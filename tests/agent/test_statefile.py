@@ -1,4 +1,4 @@
-"""What an agent finds on disk: what the last one in this boot wrote, or nothing."""
+"""What an agent finds on disk: what the last one wrote, in this boot of the machine or in another; or nothing."""
 
 import json
 from datetime import UTC, datetime
@@ -12,24 +12,26 @@ from persistmem.agent.statefile import FORMAT, AgentState, Boot, machine_boot, r
 
 ID = UUID("12345678-1234-5678-1234-567812345678")
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
-REGISTRY = RegistryDocument((ArenaRecord("carts", 0, 0, 0o600, 65536, ID, NOON, None),), ())
+ARENAS = (ArenaRecord("carts", 0, 0, 0o600, 65536, ID, NOON, None),)
 
 
 def state(machine: UUID, departure: Departure | None = None) -> AgentState:
-    return AgentState(FORMAT, Boot(machine, ID, "7.3.4", "luo-v5"), REGISTRY, departure)
+    return AgentState(FORMAT, Boot(machine, ID, "7.3.4", "luo-v5"), RegistryDocument("7.3.4", ARENAS, (), departure))
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    for departure in (None, Departure("7.3.4", NOON, 0.5)):
+    for departure in (None, Departure(NOON, 0.5)):
         write_state(tmp_path / "state", state(machine_boot(), departure))
         assert read_state(tmp_path / "state") == state(machine_boot(), departure)
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
-def test_what_was_written_in_another_boot_of_the_machine_is_not_there(tmp_path: Path) -> None:
+def test_what_was_written_in_another_boot_of_the_machine_is_known_by_its_boot(tmp_path: Path) -> None:
     assert read_state(tmp_path / "state") is None
     write_state(tmp_path / "state", state(ID))
-    assert read_state(tmp_path / "state") is None
+    found = read_state(tmp_path / "state")
+    assert found is not None
+    assert found.boot.machine == ID
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', "\0" * 100])

@@ -20,11 +20,11 @@ FOREGROUND = """
 import sys
 from pathlib import Path
 from persistmem.agent.command import Settings
-from persistmem.agent.paths import RuntimeDirectory
+from persistmem.agent.paths import RuntimeDirectory, state_directory
 from persistmem.agent.process import run
 from persistmem.errors import Error
 try:
-    run(Settings(RuntimeDirectory.of_user(), idle=float(sys.argv[1])))
+    run(Settings(RuntimeDirectory.of_user(), idle=float(sys.argv[1]), saved=state_directory() / "saved"))
 except Error as error:
     sys.exit(f"refused: {error}")
 """

@@ -30,6 +30,7 @@ def main() -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="persistmem-bench-") as runtime:
         os.environ["PERSISTMEM_RUNTIME_DIR"] = runtime
+        os.environ["PERSISTMEM_STATE_DIR"] = f"{runtime}/state"
         # every process has compiled modules from its second run on, as a user's has, wherever they are installed
         os.environ["PYTHONPYCACHEPREFIX"] = f"{runtime}/bytecode"
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

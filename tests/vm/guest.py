@@ -6,6 +6,9 @@ Knows nothing of the host but what ``machine`` passes in the environment.
 import ctypes
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import termios
 from pathlib import Path
 from typing import NoReturn
@@ -44,21 +47,88 @@ def report(*values: object) -> None:
         os.close(line)
 
 
-def load_next() -> None:
-    """Load the next kernel, with the same command line but for the stage."""
-    now = stage()
+def kernel() -> Path:
+    """The image of this kernel."""
+    return Path(os.environ[KERNELS].split(":")[stage()])
+
+
+def next_kernel() -> Path:
+    """The image of the kernel after this one."""
+    return Path(os.environ[KERNELS].split(":")[stage() + 1])
+
+
+def initrd() -> Path:
+    """The initrd of every kernel."""
+    return Path(os.environ[INITRD])
+
+
+def next_command_line() -> str:
+    """This kernel's command line, but for the stage."""
     words = [word for word in Path("/proc/cmdline").read_text("ascii").split() if not word.startswith(STAGE)]
-    arguments = " ".join([*words, f"{STAGE}{now + 1}"]).encode() + b"\0"
-    kernel = os.open(os.environ[KERNELS].split(":")[now + 1], os.O_RDONLY)
-    initrd = os.open(os.environ[INITRD], os.O_RDONLY)
+    return " ".join([*words, f"{STAGE}{stage() + 1}"])
+
+
+def load_next() -> None:
+    """Load the next kernel."""
+    arguments = next_command_line().encode() + b"\0"
+    kernel = os.open(next_kernel(), os.O_RDONLY)
+    disk = os.open(initrd(), os.O_RDONLY)
     length, flags = ctypes.c_ulong(len(arguments)), ctypes.c_ulong(0)
-    if _LIBC.syscall(ctypes.c_long(_KEXEC_FILE_LOAD), kernel, initrd, length, arguments, flags):
+    if _LIBC.syscall(ctypes.c_long(_KEXEC_FILE_LOAD), kernel, disk, length, arguments, flags):
         raise OSError(ctypes.get_errno(), f"kexec_file_load: {os.strerror(ctypes.get_errno())}")
     os.close(kernel)
-    os.close(initrd)
+    os.close(disk)
 
 
 def kexec() -> NoReturn:
     """Jump into the kernel that was loaded."""
+    os.sync()
     _LIBC.reboot(ctypes.c_int(_REBOOT_KEXEC))
     raise OSError(ctypes.get_errno(), f"reboot into the loaded kernel: {os.strerror(ctypes.get_errno())}")
+
+
+def run(*command: str, uid: int = 0, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command of this tree as that user, who has nothing but what everybody has."""
+    done = subprocess.run(
+        [sys.executable, *command],
+        user=uid,
+        group=uid,
+        extra_groups=[],
+        cwd=tempfile.gettempdir(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{command} as uid {uid}: exit status {done.returncode}: {done.stderr}")
+    return done
+
+
+def persistmem(*arguments: str, uid: int = 0, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command line as that user."""
+    return run("-m", "persistmem", *arguments, uid=uid, check=check)
+
+
+class SystemAgent:
+    """``persistmem agent run --carrier luo``, as a service manager would run it; its log goes to the console."""
+
+    def __init__(self, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "persistmem", "agent", "run", "--carrier", "luo", *options],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[str] = []
+        """What it said until it served, or ended."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            self.log.append(line)
+            if " serves " in line:
+                break
+        self.serves = bool(self.log) and " serves " in self.log[-1]
+
+    def kill(self) -> None:
+        """Kill it, as the kernel would when memory is short."""
+        self.process.kill()
+        self.process.wait()

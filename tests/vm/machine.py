@@ -1,6 +1,7 @@
 """Boots a program of this source tree on a row of real kernels under QEMU, and collects what it reports.
 
-The host's root file system is the guest's, read-only, so that the guest runs this very interpreter and this very tree.
+The host's root file system is the guest's, so that the guest runs this very interpreter and this very tree; what the
+guest writes to it stays in its memory. /var/lib/persistmem is a disk of the job's own, which outlives its kernels.
 """
 
 import gzip
@@ -17,7 +18,7 @@ from . import guest
 from .requirements import CHECKOUT, find_kernel
 
 COMMAND_LINE = "console=ttyS0 panic=-1 quiet loglevel=4 kho_scratch=128M,64M,64M"
-MEMORY_MIB = 2048
+DISK_MIB = 2048
 SECONDS_PER_KERNEL_MAX = 120
 """A kernel boots, runs its part and jumps within some 10 s on an idle machine."""
 
@@ -28,14 +29,24 @@ _INIT = """#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc
 $b mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,ro,cache=loose host /host
-$b mount -t proc proc /host/proc
-$b mount -t sysfs sys /host/sys
-$b mount -t devtmpfs dev /host/dev
-$b mkdir /host/dev/shm
-$b mount -t tmpfs shm /host/dev/shm
-$b mount -t tmpfs run /host/run
+$b mount -t tmpfs cover /cover
+$b mkdir /cover/upper /cover/work
+$b mount -t overlay -o lowerdir=/host,upperdir=/cover/upper,workdir=/cover/work root /root
+$b chmod o+rx {private}
+$b mount -t proc proc /root/proc
+$b mount -t sysfs sys /root/sys
+$b mount -t debugfs debug /root/sys/kernel/debug
+$b mount -t devtmpfs dev /root/dev
+$b mkdir /root/dev/shm
+$b mount -t tmpfs shm /root/dev/shm
+$b mount -t tmpfs run /root/run
+$b mkdir -p /root/run/tmp /root/var/lib/persistmem
+$b chmod 1777 /root/run/tmp
+$b mount -t ext4 /root/dev/vda /root/var/lib/persistmem
 export {environment}
-$b chroot /host {command}
+$b chroot /root {command}
+$b umount /root/var/lib/persistmem
+$b sync
 $b poweroff -f
 """
 
@@ -49,6 +60,8 @@ class Job:
     kernels: tuple[str, ...]
     switches: str = "kho=on liveupdate=on"
     """On the command line of the first kernel, and of the next ones."""
+    memory: int = 2048
+    """MiB."""
 
     def images(self) -> list[Path]:
         """Where the kernels are. MissingError if one is not to be found."""
@@ -72,14 +85,16 @@ def boot(job: Job, work: Path) -> Run:
     kernels = job.images()
     initrd = work / "initrd"
     _make_initrd(initrd, work / "root", _init(job.program, kernels, initrd))
-    report, console = work / "report", work / "console"
+    report, console, disk = work / "report", work / "console", work / "disk"
+    _make_disk(disk)
     command = [
-        *["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB)],
+        *["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", str(job.memory)],
         *["-display", "none", "-nodefaults", "-no-reboot", "-device", "virtio-rng-pci"],
         *["-serial", f"file:{console}", "-serial", f"file:{report}"],
         *["-kernel", str(kernels[0]), "-initrd", str(initrd), "-append", f"{COMMAND_LINE} {job.switches}"],
         *["-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"],
         *["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"],
+        *["-drive", f"file={disk},format=raw,if=virtio"],
     ]
     timeout = SECONDS_PER_KERNEL_MAX * len(kernels)
     try:
@@ -98,7 +113,8 @@ def _text_of(file: Path) -> str:
 def _init(program: str, kernels: list[Path], initrd: Path) -> str:
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "HOME": "/run",
+        "HOME": "/run/tmp",
+        "TMPDIR": "/run/tmp",
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(CHECKOUT),
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -110,11 +126,25 @@ def _init(program: str, kernels: list[Path], initrd: Path) -> str:
     return _INIT.format(
         environment=" ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items()),
         command=shlex.join([sys.executable, "-m", program]),
+        private=shlex.join(f"/root{directory}" for directory in ["/", *_private_directories()]),
     )
 
 
+def _make_disk(disk: Path) -> None:
+    with disk.open("wb") as file:
+        file.truncate(DISK_MIB << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=1", str(disk)], check=True)
+
+
+def _private_directories() -> list[Path]:
+    """What keeps the guest's other users from this interpreter and this tree, on the host."""
+    needed = {Path(sys.executable), Path(sys.executable).resolve(), Path(sys.base_prefix), CHECKOUT / "tests"}
+    parents = sorted({parent for path in needed for parent in path.parents})
+    return [parent for parent in parents if parent.stat().st_mode & 0o005 != 0o005]
+
+
 def _make_initrd(initrd: Path, root: Path, init: str) -> None:
-    for directory in ("bin", "dev", "proc", "host"):
+    for directory in ("bin", "dev", "proc", "host", "cover", "root"):
         (root / directory).mkdir(parents=True)
     busybox = shutil.which("busybox")
     assert busybox is not None

@@ -10,6 +10,7 @@ PACKAGES: Mapping[str, str] = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",
     "cpio": "cpio",
+    "mkfs.ext4": "e2fsprogs",
 }
 """Debian's package of each program."""
 

@@ -14,9 +14,8 @@ def test_every_generation_of_every_kernel_is_there_after_three_handovers_in_a_ro
     releases = [f"{version}-luo" for version in THERE_AND_BACK_AND_FORTH.kernels]
     assert [report[1] for report in run.reports] == releases
     assert len({report[2] for report in run.reports}) == 1, "another arena came back"
-    for stage, _, _, lost, sound, history, equal in run.reports:
+    for stage, _, _, sound, history, equal in run.reports:
         assert isinstance(stage, int)
-        assert lost == {}
         assert sound is True
         assert history == [[number + 1, release] for number, release in enumerate(releases[:stage])]
         assert equal == [True] * stage

@@ -1,0 +1,94 @@
+"""The machine under the system's agent: the running kernel, and its live-update device. Knows no socket, no message."""
+
+import errno
+import logging
+import os
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, NoReturn, Self
+
+from persistmem.agent.custodian import Arrival, Custodian, Quota, utc_now
+from persistmem.agent.saved import SavedArenas
+from persistmem.agent.statefile import AgentState, Boot, machine_boot
+from persistmem.carriers.luo import LuoCarrier, Preserving
+from persistmem.errors import LiveUpdateError, RefusedError
+from persistmem.liveupdate.device import AbsentDevice, KernelDevice
+from persistmem.liveupdate.interface import Device
+
+_ARENAS_PER_USER_MAX: Final = 100
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSettings:
+    """How the system's agent carries arenas."""
+
+    preserving: Preserving
+    quota: int
+    """Bytes of arenas that one user other than root can have, the holes included."""
+
+
+class KernelMachine:
+    """The running kernel, and the arenas that cross the next kexec with it.
+
+    On a kernel without live update it keeps arenas all the same; they go to the next one by the disk.
+    """
+
+    def __init__(self, carrier: str, custodian: Custodian) -> None:
+        """Use :meth:`start`."""
+        self.carrier = carrier
+        self.custodian = custodian
+
+    @classmethod
+    def start(cls, settings: KernelSettings, saved: Path, state_path: Path, state: AgentState | None) -> Self:
+        """Take over what the last kernel handed over, or go on where an agent of this boot was killed.
+
+        Raises:
+            LiveUpdateError: the device is held by another process, or is not for us.
+        """
+        began, since_boot = utc_now(), time.clock_gettime(time.CLOCK_BOOTTIME)
+        boot_id = machine_boot()
+        boot = Boot(boot_id, boot_id, os.uname().release, "")
+        same_boot = state is not None and state.boot.machine == boot_id
+        device, name = _open_device()
+        carrier = LuoCarrier(device, settings.preserving)
+        quota = Quota(_ARENAS_PER_USER_MAX, settings.quota)
+        before = state.registry if state is not None and same_boot else None
+        custodian = Custodian(carrier, boot, state_path, SavedArenas(saved), before=before, quota=quota)
+        if before is not None:
+            custodian.take_in_saved()
+        else:
+            departed = state.registry if state is not None else None
+            custodian.arrive(Arrival(began, timedelta(seconds=since_boot), departed))
+        carrier.finish()
+        return cls(name, custodian)
+
+    def next_boot(self, release: str | None, *, compatible: bool) -> NoReturn:
+        """Refuse to simulate: RefusedError."""
+        del release, compatible
+        raise RefusedError(
+            "this agent carries arenas through the real kernel, which is not simulated; the way to another is"
+            " 'persistmem reboot --kexec KERNEL'"
+        )
+
+    def kexec(self, successor: Boot, preserve: float) -> NoReturn:
+        """Refuse: whoever prepares a kexec does it, not the agent."""
+        del preserve
+        raise RefusedError(f"the agent does not go to kernel {successor.kernel} by itself")
+
+
+def half_of_memory() -> int:
+    """Return half of the machine's memory, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _open_device() -> tuple[Device, str]:
+    try:
+        return KernelDevice(), "luo"
+    except LiveUpdateError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        _log.warning("arenas end with this kernel unless they are saved: %s", error)
+        return AbsentDevice(error), "luo (no device)"

@@ -1,0 +1,82 @@
+"""The whole upgrade as its users see it: two of them keep data, root upgrades the kernel, and both have theirs again.
+
+In every kernel the system's agent is started, as a service manager would; the way to the next kernel is the product's.
+Reports are (stage, what, value).
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from persistmem.liveupdate.device import holders
+
+from . import guest
+from .guest import SystemAgent, persistmem, run
+
+GEOGRAPHER, PHYSICIST = 1001, 1002
+CITIES = "cities.json"
+ARRAY_MIB = 256
+
+MAKE_CITIES = """
+import json, sys
+from dataclasses import asdict
+from apps.cities.gazetteer import load_cities
+json.dump([asdict(city) for city in load_cities()], open(sys.argv[1], "w"))
+"""
+KEEP_ARRAY = f"""
+import numpy, persistmem
+with persistmem.attach("simulation", size="{ARRAY_MIB + 64}MiB") as arena:
+    field = numpy.arange({ARRAY_MIB} << 17, dtype=numpy.float64)
+    arena.snapshot("field", {{"step": 7, "field": field}})
+"""
+CHECK_ARRAY = f"""
+import numpy, persistmem
+with persistmem.attach("simulation") as arena:
+    kept = arena.restore("field")
+    print(kept["step"], kept["field"].shape, numpy.array_equal(kept["field"], numpy.arange({ARRAY_MIB} << 17)))
+    print(arena.origin)
+"""
+
+
+def main() -> None:
+    stage = guest.stage()
+
+    def report(what: str, value: object) -> None:
+        guest.report(stage, what, value)
+
+    agent = SystemAgent()
+    report("kernel", os.uname().release)
+    report("agent", agent.log)
+    cities = Path(tempfile.gettempdir()) / CITIES
+    if stage == 0:
+        run("-c", MAKE_CITIES, str(cities), uid=GEOGRAPHER)
+        report("digest", hashlib.sha256(cities.read_bytes()).hexdigest())
+        persistmem("snapshot", "cities", str(cities), uid=GEOGRAPHER)
+        run("-c", KEEP_ARRAY, uid=PHYSICIST)
+    else:
+        persistmem("restore", "cities", str(cities), "--format", "json", uid=GEOGRAPHER)
+        canonical = json.dumps(json.loads(cities.read_text())).encode()
+        report("digest", hashlib.sha256(canonical).hexdigest())
+        report("array", run("-c", CHECK_ARRAY, uid=PHYSICIST).stdout.splitlines())
+        report("verified", persistmem("verify", "simulation", uid=PHYSICIST).returncode)
+    refused = persistmem("restore", "cities", uid=PHYSICIST, check=False)
+    report("refused", [refused.returncode, refused.stdout, refused.stderr])
+    report("listed", [record["arena"] for record in json.loads(persistmem("ls", "--json", uid=PHYSICIST).stdout)])
+    report("history", json.loads(persistmem("history", "--json").stdout))
+    report("history as told", persistmem("history", uid=GEOGRAPHER).stdout)
+    report("status", json.loads(persistmem("status", "--json").stdout))
+    report("device", [holder == agent.process.pid for holder in holders()])
+    if stage + 1 < guest.kernels():
+        done = persistmem(
+            *("reboot", "--kexec", str(guest.next_kernel()), "--initrd", str(guest.initrd())),
+            *("--command-line", guest.next_command_line(), "--running", str(guest.kernel())),
+            check=False,
+        )
+        report("stayed", [done.returncode, done.stdout, done.stderr])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
