@@ -333,7 +333,7 @@ class Custodian:
         except (NotFoundError, CorruptError, NewerFormatError, LiveUpdateError) as error:
             self._registry = None
             if departed is None:
-                _log.info("no registry arrived, and none is on disk: this is the first boot (%s)", error)
+                _log.info("nothing came from another kernel, and nothing was expected")
                 return _NOTHING_KNOWN
             _log.warning("the registry did not arrive (%s); what was on disk says what should have arrived", error)
             return departed

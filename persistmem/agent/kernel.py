@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -42,7 +43,14 @@ class KernelMachine:
         self.custodian = custodian
 
     @classmethod
-    def start(cls, settings: KernelSettings, saved: Path, state_path: Path, state: AgentState | None) -> Self:
+    def start(
+        cls,
+        settings: KernelSettings,
+        saved: Path,
+        state_path: Path,
+        state: AgentState | None,
+        open_device: Callable[[], Device] = KernelDevice,
+    ) -> Self:
         """Take over what the last kernel handed over, or go on where an agent of this boot was killed.
 
         Raises:
@@ -52,7 +60,7 @@ class KernelMachine:
         boot_id = machine_boot()
         boot = Boot(boot_id, boot_id, os.uname().release, "")
         same_boot = state is not None and state.boot.machine == boot_id
-        device, name = _open_device()
+        device, name = _open(open_device)
         carrier = LuoCarrier(device, settings.preserving)
         quota = Quota(_ARENAS_PER_USER_MAX, settings.quota)
         before = state.registry if state is not None and same_boot else None
@@ -84,9 +92,9 @@ def half_of_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _open_device() -> tuple[Device, str]:
+def _open(open_device: Callable[[], Device]) -> tuple[Device, str]:
     try:
-        return KernelDevice(), "luo"
+        return open_device(), "luo"
     except LiveUpdateError as error:
         if error.errno != errno.ENOENT:
             raise

@@ -129,7 +129,7 @@ class LuoCarrier:
             except LiveUpdateError as error:
                 if error.errno != errno.ENOENT:
                     raise
-                raise NotFoundError(f"nothing is kept under {name!r}, and nothing was handed over ({error})") from error
+                raise NotFoundError(f"nothing is kept under {name!r}, and nothing was handed over") from error
         return session.retrieve(TOKEN)
 
     def _preserve_rest(self) -> dict[str, Session]:

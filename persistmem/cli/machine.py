@@ -68,10 +68,18 @@ def doctor(as_json: JsonOption = False) -> None:
     mend.
     """
     from persistmem.agent.paths import RuntimeDirectory
-    from persistmem.cli.doctor import Machine, examine, survives_kexec, works
+    from persistmem.attachment import agent_status
+    from persistmem.cli.doctor import examine, survives_kexec, works
+    from persistmem.cli.doctor.machine import Machine
     from persistmem.cli.output import say, say_json
+    from persistmem.errors import Error
 
-    results = examine(Machine(Path("/"), RuntimeDirectory.of_user()))
+    runtime = RuntimeDirectory.of_user()
+    try:
+        agent = agent_status()
+    except Error:
+        agent = None  # whatever ails it, a check says so
+    results = examine(Machine(Path("/"), runtime, agent))
     if as_json:
         say_json(
             {
@@ -92,7 +100,8 @@ def doctor(as_json: JsonOption = False) -> None:
         )
     else:
         for check, finding in results:
-            say(f"{'ok  ' if finding.ok else 'lack'}  {check.name}: {finding.found}")
+            level = "ok  " if finding.ok else "slow" if check.needed_for == "speed" else "lack"
+            say(f"{level}  {check.name}: {finding.found}")
             if not finding.ok:
                 say(f"      needed: {finding.needed}")
                 say(f"      to mend it: {finding.mend}")

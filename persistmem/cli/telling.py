@@ -72,7 +72,7 @@ def tell_handover(handover: Handover, *, simulated: bool) -> None:
     how = " (simulated)" if simulated else ""
     say(f"kernel     {handover.kernel_from} -> {handover.kernel_to}{how}, handover {handover.number}")
     if not simulated:
-        say(f"left       {moment(handover.left) if handover.left else 'unannounced: nothing was prepared'}")
+        say(f"left       {moment(handover.left) if handover.left else 'at a time that nobody wrote down'}")
     arrived = f"{counted(handover.arenas, 'arena')}, {format_size(handover.size)}"
     by_disk = f"; {handover.saved} of them by the disk" if handover.saved else ""
     say(f"arrived    {arrived}{by_disk}; identity, size and header checked")

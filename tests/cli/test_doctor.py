@@ -1,16 +1,22 @@
 """What the doctor finds on machines of every kind, and on this one."""
 
 import gzip
+import os
+from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from persistmem.agent.paths import RuntimeDirectory
-from persistmem.cli.doctor import Machine, examine, survives_kexec, works
+from persistmem.agent.protocol import Phase, Status
+from persistmem.cli.doctor import examine, survives_kexec, works
+from persistmem.cli.doctor.machine import Machine
 
 from .support import CommandLine
 
-CONFIG = "CONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\nCONFIG_LIVEUPDATE_MEMFD=y\n"
+AGENT = Status(7, UUID(int=1), "7.3.4", "luo", Phase.SERVING.value, "/var/lib/saved", 2, 1 << 30, 0, 1, 0, 0)
+CONFIG = "CONFIG_KEXEC_FILE=y\nCONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\nCONFIG_LIVEUPDATE_MEMFD=y\n"
 
 
 @pytest.fixture
@@ -24,7 +30,16 @@ def machine(tmp_path: Path) -> Machine:
     (tmp_path / "dev/liveupdate").write_text("")
     with gzip.open(tmp_path / "proc/config.gz", "wt") as config:
         config.write(CONFIG)
-    return Machine(tmp_path, RuntimeDirectory(tmp_path / "run/persistmem"))
+    for file, content in {
+        "proc/meminfo": "MemTotal: 8388608 kB\nMemAvailable: 4194304 kB\nShmem: 0 kB\n",
+        "proc/sys/kernel/kexec_load_disabled": "0\n",
+        "proc/sys/vm/memfd_noexec": "0\n",
+        "sys/kernel/mm/transparent_hugepage/shmem_enabled": "always within_size [advise] never deny force\n",
+        "sys/kernel/security/lockdown": "[none] integrity confidentiality\n",
+    }.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(content)
+    return Machine(tmp_path, RuntimeDirectory(tmp_path / "run/persistmem"), AGENT)
 
 
 def lacking(machine: Machine) -> list[str]:
@@ -43,6 +58,14 @@ def test_a_machine_that_has_everything_survives_a_kexec(machine: Machine) -> Non
         ("proc/sys/kernel/osrelease", "", "kernel", "unknown"),
         ("proc/cmdline", "kho=on quiet\n", "boot parameters", "liveupdate=on"),
         ("proc/cmdline", "kho=on liveupdate=off\n", "boot parameters", "liveupdate=on"),
+        ("proc/cmdline", "kho=on liveupdate=on kho=off\n", "boot parameters", "kho=on"),
+        ("proc/cmdline", "kho=on liveupdate=on kho_scratch=64M,32M,32M\n", "scratch", "128 MiB"),
+        ("proc/cmdline", "kho=on liveupdate=on kho_scratch=lots\n", "scratch", "does not understand"),
+        ("proc/sys/kernel/kexec_load_disabled", "1\n", "kexec", "kexec_load_disabled"),
+        ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n", "kexec", "lockdown is integrity"),
+        ("proc/sys/vm/memfd_noexec", "2\n", "memfd mode", "vm.memfd_noexec is 2"),
+        ("proc/meminfo", "MemTotal: 8388608 kB\nMemAvailable: 524288 kB\nShmem: 1024 kB\n", "memory", "513 MiB"),
+        ("proc/meminfo", "MemTotal: lots\n", "memory", "does not say"),
     ],
 )
 def test_what_is_missing_is_named(machine: Machine, file: str, content: str, name: str, said: str) -> None:
@@ -58,9 +81,9 @@ def test_the_kernel_options_are_found_where_distributions_put_them(machine: Mach
     (machine.root / "proc/config.gz").unlink()
     assert "kernel options" in lacking(machine)
     (machine.root / "boot/config-7.3.4-generic").write_text(CONFIG)
-    assert "kernel options" not in lacking(machine)
+    assert "kernel options" not in lacking(replace(machine))
     (machine.root / "boot/config-7.3.4-generic").write_text(CONFIG.replace("LIVEUPDATE_MEMFD=y", "LIVEUPDATE_MEMFD=m"))
-    assert "kernel options" in lacking(machine)
+    assert "kernel options" in lacking(replace(machine))
 
 
 def test_a_kernel_configuration_that_cannot_be_read_is_no_crash(machine: Machine) -> None:
@@ -71,6 +94,38 @@ def test_a_kernel_configuration_that_cannot_be_read_is_no_crash(machine: Machine
 def test_a_kernel_without_the_device_does_not_survive(machine: Machine) -> None:
     (machine.root / "dev/liveupdate").unlink()
     assert lacking(machine) == ["device", "systemd"]
+
+
+def test_a_kernel_that_takes_only_signed_kernels_is_no_way_to_others(machine: Machine) -> None:
+    with gzip.open(machine.root / "proc/config.gz", "wt") as config:
+        config.write(CONFIG + "CONFIG_KEXEC_SIG_FORCE=y\n")
+    assert lacking(machine) == ["kexec", "systemd"]
+
+
+def test_handover_may_be_on_by_default(machine: Machine) -> None:
+    (machine.root / "proc/cmdline").write_text("liveupdate=on\n")
+    assert lacking(machine) == ["boot parameters", "systemd"]
+    with gzip.open(machine.root / "proc/config.gz", "wt") as config:
+        config.write(CONFIG + "CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT=y\n")
+    assert lacking(replace(machine)) == ["systemd"]
+
+
+def test_arenas_that_no_system_agent_keeps_do_not_survive(machine: Machine) -> None:
+    assert lacking(replace(machine, agent=None)) == ["agent", "systemd"]
+    assert lacking(replace(machine, agent=AGENT._replace(carrier="luo (simulated)"))) == ["agent", "systemd"]
+
+
+def test_a_device_that_somebody_else_holds_names_the_holder(machine: Machine) -> None:
+    with (machine.root / "dev/liveupdate").open():
+        found = {check.name: finding for check, finding in examine(replace(machine, agent=None))}["device"]
+    assert not found.ok
+    assert f"held by process {os.getpid()}" in found.found
+
+
+def test_small_folios_are_slow_and_no_lack(machine: Machine) -> None:
+    (machine.root / "sys/kernel/mm/transparent_hugepage/shmem_enabled").write_text("always advise [never]\n")
+    assert "huge folios" in lacking(machine)
+    assert survives_kexec(examine(machine))
 
 
 def test_a_machine_without_live_update_is_told_that_the_simulator_is_used(cli: CommandLine) -> None:

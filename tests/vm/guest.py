@@ -18,8 +18,8 @@ KERNELS = "VM_KERNELS"
 INITRD = "VM_INITRD"
 REPORT = "VM_REPORT"
 """The serial line that the host reads."""
-STAGE = "vm.stage="
-"""On the kernel's command line: how many kexecs led here."""
+STAGE = "VM_STAGE"
+"""How many kernels came before this one."""
 
 _KEXEC_FILE_LOAD = 320
 _REBOOT_KEXEC = 0x45584543
@@ -27,9 +27,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def stage() -> int:
-    """How many kexecs led to this kernel."""
-    words = Path("/proc/cmdline").read_text("ascii").split()
-    return sum(int(word.removeprefix(STAGE)) for word in words if word.startswith(STAGE))
+    """How many kernels came before this one."""
+    return int(os.environ[STAGE])
 
 
 def kernels() -> int:
@@ -47,6 +46,21 @@ def report(*values: object) -> None:
         os.close(line)
 
 
+def tell(what: str, value: object) -> None:
+    """Report something of this stage, for ``Run.said``."""
+    report(stage(), what, value)
+
+
+def tell_command(what: str, done: subprocess.CompletedProcess[str]) -> None:
+    """Report how a command went: exit status, standard output, standard error."""
+    tell(what, [done.returncode, done.stdout, done.stderr])
+
+
+def tell_history() -> None:
+    """Report the handovers that the agent remembers."""
+    tell("history", json.loads(persistmem("history", "--json").stdout))
+
+
 def kernel() -> Path:
     """The image of this kernel."""
     return Path(os.environ[KERNELS].split(":")[stage()])
@@ -62,15 +76,9 @@ def initrd() -> Path:
     return Path(os.environ[INITRD])
 
 
-def next_command_line() -> str:
-    """This kernel's command line, but for the stage."""
-    words = [word for word in Path("/proc/cmdline").read_text("ascii").split() if not word.startswith(STAGE)]
-    return " ".join([*words, f"{STAGE}{stage() + 1}"])
-
-
 def load_next() -> None:
-    """Load the next kernel."""
-    arguments = next_command_line().encode() + b"\0"
+    """Load the next kernel, with this one's command line."""
+    arguments = Path("/proc/cmdline").read_bytes().strip() + b"\0"
     kernel = os.open(next_kernel(), os.O_RDONLY)
     disk = os.open(initrd(), os.O_RDONLY)
     length, flags = ctypes.c_ulong(len(arguments)), ctypes.c_ulong(0)
@@ -107,6 +115,15 @@ def run(*command: str, uid: int = 0, check: bool = True) -> subprocess.Completed
 def persistmem(*arguments: str, uid: int = 0, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the command line as that user."""
     return run("-m", "persistmem", *arguments, uid=uid, check=check)
+
+
+def reboot(*options: str) -> subprocess.CompletedProcess[str]:
+    """Go to the next kernel as an administrator would; what is returned says why not."""
+    return persistmem(
+        *("reboot", "--kexec", str(next_kernel()), "--initrd", str(initrd()), "--reuse-cmdline"),
+        *("--running", str(kernel()), *options),
+        check=False,
+    )
 
 
 class SystemAgent:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import guest
 from .requirements import CHECKOUT, find_kernel
@@ -43,7 +44,10 @@ $b mount -t tmpfs run /root/run
 $b mkdir -p /root/run/tmp /root/var/lib/persistmem
 $b chmod 1777 /root/run/tmp
 $b mount -t ext4 /root/dev/vda /root/var/lib/persistmem
-export {environment}
+stage=$($b cat /root/var/lib/persistmem/.stage 2>/dev/null)
+$b echo $(($stage + 1)) > /root/var/lib/persistmem/.stage
+$b sync
+export {stage}=${{stage:-0}} {environment}
 $b chroot /root {command}
 $b umount /root/var/lib/persistmem
 $b sync
@@ -59,7 +63,7 @@ class Job:
     """A module, run as ``python -m``; it calls :mod:`tests.vm.guest`."""
     kernels: tuple[str, ...]
     switches: str = "kho=on liveupdate=on"
-    """On the command line of the first kernel, and of the next ones."""
+    """On the command line of the first kernel; the next ones' comes from the program."""
     memory: int = 2048
     """MiB."""
 
@@ -75,6 +79,12 @@ class Run:
     reports: list[list[object]]
     """What the program reported, in order; the values of each report."""
     console: str
+
+    def said(self, stage: int, what: str) -> Any:
+        """What the program told in the kernel after ``stage`` kexecs; AssertionError if it did not."""
+        values = [report[2] for report in self.reports if report[:2] == [stage, what]]
+        assert len(values) == 1, f"expected {what!r} of kernel {stage} once, found it {len(values)} times"
+        return values[0]
 
 
 def boot(job: Job, work: Path) -> Run:
@@ -125,6 +135,7 @@ def _init(program: str, kernels: list[Path], initrd: Path) -> str:
     }
     return _INIT.format(
         environment=" ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items()),
+        stage=guest.STAGE,
         command=shlex.join([sys.executable, "-m", program]),
         private=shlex.join(f"/root{directory}" for directory in ["/", *_private_directories()]),
     )

@@ -1,13 +1,11 @@
 """The whole upgrade as its users see it: two of them keep data, root upgrades the kernel, and both have theirs again.
 
 In every kernel the system's agent is started, as a service manager would; the way to the next kernel is the product's.
-Reports are (stage, what, value).
 """
 
 import hashlib
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -42,11 +40,7 @@ with persistmem.attach("simulation") as arena:
 
 
 def main() -> None:
-    stage = guest.stage()
-
-    def report(what: str, value: object) -> None:
-        guest.report(stage, what, value)
-
+    stage, report = guest.stage(), guest.report
     agent = SystemAgent()
     report("kernel", os.uname().release)
     report("agent", agent.log)
@@ -62,21 +56,15 @@ def main() -> None:
         report("digest", hashlib.sha256(canonical).hexdigest())
         report("array", run("-c", CHECK_ARRAY, uid=PHYSICIST).stdout.splitlines())
         report("verified", persistmem("verify", "simulation", uid=PHYSICIST).returncode)
-    refused = persistmem("restore", "cities", uid=PHYSICIST, check=False)
-    report("refused", [refused.returncode, refused.stdout, refused.stderr])
+    guest.tell_command("refused", persistmem("restore", "cities", uid=PHYSICIST, check=False))
     report("listed", [record["arena"] for record in json.loads(persistmem("ls", "--json", uid=PHYSICIST).stdout)])
-    report("history", json.loads(persistmem("history", "--json").stdout))
+    guest.tell_history()
     report("history as told", persistmem("history", uid=GEOGRAPHER).stdout)
     report("status", json.loads(persistmem("status", "--json").stdout))
     report("device", [holder == agent.process.pid for holder in holders()])
     if stage + 1 < guest.kernels():
-        done = persistmem(
-            *("reboot", "--kexec", str(guest.next_kernel()), "--initrd", str(guest.initrd())),
-            *("--command-line", guest.next_command_line(), "--running", str(guest.kernel())),
-            check=False,
-        )
-        report("stayed", [done.returncode, done.stdout, done.stderr])
+        guest.tell_command("stayed", guest.reboot())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
