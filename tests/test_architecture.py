@@ -8,7 +8,7 @@ import persistmem
 
 PACKAGE = Path(persistmem.__file__).parent
 
-COMMON = {"errors", "names", "sizes", "origin", "threads"}
+COMMON = {"errors", "names", "sizes", "origin", "threads", "folios"}
 ALLOWED = {
     "arena": COMMON,
     "liveupdate": COMMON,

@@ -42,6 +42,7 @@ from persistmem.errors import (
     ExistsError,
     NotFoundError,
 )
+from persistmem.folios import huge_bytes
 from persistmem.names import check_name
 from persistmem.origin import Origin
 
@@ -366,6 +367,14 @@ class Arena:
     def usage(self) -> Usage:
         """How full it is."""
         return survey_usage(self._state(), self._memory.size)
+
+    def huge_bytes(self) -> int | None:
+        """How many bytes lie in huge folios, which cross a kexec much faster; None if the kernel does not say.
+
+        Cost: a page table entry for each folio. An administrator allows huge folios; see ``persistmem doctor``.
+        """
+        self._begin()
+        return huge_bytes(self._memory.fd)
 
     def pieces(self) -> list[Piece]:
         """What lies where, in order, gaps included, and what readers hold at this moment."""

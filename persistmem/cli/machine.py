@@ -1,6 +1,7 @@
 """``persistmem status`` and ``doctor``: who carries the arenas, and through what."""
 # ruff: noqa: PLC0415 - --help must be fast: what a function needs is imported when it runs
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,8 @@ def status(as_json: JsonOption = False) -> None:
 
     --json prints an object with the keys running and runtime_dir, and, if one runs,
     pid, boot, kernel, carrier, phase (serving, preparing or prepared), saved (a
-    directory), arenas, size (bytes), missing, connections and handovers.
+    directory), arenas, size (bytes), huge (bytes of your arenas in huge folios, or null), missing,
+    connections and handovers.
     """
     from persistmem.agent.paths import RuntimeDirectory
     from persistmem.attachment import agent_status
@@ -38,6 +40,7 @@ def status(as_json: JsonOption = False) -> None:
             "saved": found.saved,
             "arenas": found.arenas,
             "size": found.size,
+            "huge": _huge_bytes(),
             "missing": found.missing,
             "connections": found.connections,
             "handovers": found.handovers,
@@ -53,7 +56,23 @@ def status(as_json: JsonOption = False) -> None:
         say(f"kernel     {found.kernel}, boot {found.boot}")
         missing = f"; {found.missing} not handed back after an agent was killed" if found.missing else ""
         say(f"arenas     {found.arenas}, {format_size(found.size)}{missing}")
+        if (huge := _huge_bytes()) is not None:
+            say(f"folios     {format_size(huge)} of yours in huge ones")
         say(f"handovers  {found.handovers}")
+
+
+def _huge_bytes() -> int | None:
+    """Return how much of the user's arenas lies in huge folios; None if the kernel does not say."""
+    from persistmem.attachment import attach, list_arenas
+    from persistmem.errors import NotFoundError
+
+    total = 0
+    for record in list_arenas():
+        with suppress(NotFoundError), attach(record.name) as arena:  # it may have been dropped just now
+            if (huge := arena.huge_bytes()) is None:
+                return None
+            total += huge
+    return total
 
 
 def doctor(as_json: JsonOption = False) -> None:

@@ -18,7 +18,7 @@ def show(arena: ArenaArgument, as_json: JsonOption = False) -> None:
     a view, holds at this moment.
 
     --json prints an object with the keys arena, uuid, size, created, kernel, origin
-    (kind, kernel_from, kernel_to), usage (live, reusable, free, snapshots,
+    (kind, kernel_from, kernel_to), huge (bytes in huge folios, or null), usage (live, reusable, free, snapshots,
     generations, regions) and pieces: a list of objects, in order, with offset,
     length, kind, name, generations and held. Sizes are in bytes.
     """
@@ -53,6 +53,7 @@ def _as_json(name: str, arena: "Arena") -> "Json":
             "generations": usage.generations,
             "regions": usage.regions,
         },
+        "huge": arena.huge_bytes(),
         "pieces": [
             {
                 "offset": piece.offset,
@@ -80,6 +81,8 @@ def _draw(name: str, arena: "Arena") -> None:
     full = 100 * (usage.size - usage.free) // usage.size
     say(f"{name}: {format_size(arena.size)}, {full} % full, {arena.origin}")
     say(f"made {moment(arena.created)} on kernel {arena.created_by}")
+    if (huge := arena.huge_bytes()) is not None:
+        say(f"{format_size(huge)} in huge folios")
     say()
     for offset, cells in drawing.rows:
         row = Text(f"{format_size(offset):>10} ")

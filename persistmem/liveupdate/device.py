@@ -7,10 +7,12 @@ CONFIG_LIVEUPDATE, and root to open the device; a session's descriptor works for
 import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import Final, NoReturn, Self
 
 from persistmem.errors import LiveUpdateError
+from persistmem.folios import fill
 from persistmem.liveupdate.abi import (
     Ioctl,
     decode_returned_fd,
@@ -89,7 +91,7 @@ class KernelSession:
             LiveUpdateError: as in :class:`persistmem.liveupdate.interface.Session`, and ``ENOMEM``.
         """
         what = f"session {self._name!r}: preserve descriptor {fd} under token {token}"
-        _check_holes(fd, what)
+        _fill_holes(fd, what)
         _call(self.fileno(), Ioctl.PRESERVE_FD, encode_fd_call(token, fd), what)
 
     def retrieve(self, token: Token) -> int:
@@ -221,13 +223,18 @@ def _named(processes: list[int]) -> str:
     return "this process" if os.getpid() in processes else f"process {processes[0]}"
 
 
-def _check_holes(fd: int, what: str) -> None:
-    """Refuse what the kernel would not: to fill holes it drives the machine out of memory, and kills processes."""
+def _fill_holes(fd: int, what: str) -> None:
+    """Fill holes before the kernel does, which would drive the machine out of memory, and take small folios."""
     try:
         status = os.fstat(fd)
     except OSError as error:
         raise _refusal(error, what, _REFUSALS[Ioctl.PRESERVE_FD].get(error.errno or 0, "")) from error
     check_available(status.st_size - status.st_blocks * 512, f"{what}: filling its holes")
+    if stat.S_ISREG(status.st_mode):
+        try:
+            fill(fd)
+        except OSError as error:
+            raise _refusal(error, f"{what}: filling its holes", "") from error
 
 
 def _call(fd: int, request: Ioctl, argument: bytearray, what: str) -> None:

@@ -39,9 +39,14 @@ def main() -> None:
                 Arena.format(fd, kernel="7.3.4")
                 with Arena(fd, kernel="7.3.4") as arena:
                     arena.snapshot("half", os.urandom(1 << 20) * (SIZE // 2 >> 20))
-                guest.tell(f"huge with {policy}, filled by half, {number}", [huge_folios() - before, os.fstat(fd).st_blocks * 512])
+                guest.tell(
+                    f"huge with {policy}, filled by half, {number}",
+                    [huge_folios() - before, os.fstat(fd).st_blocks * 512],
+                )
                 folios.fill(fd)
-                guest.tell(f"huge with {policy}, filled, {number}", [huge_folios() - before, os.fstat(fd).st_blocks * 512])
+                guest.tell(
+                    f"huge with {policy}, filled, {number}", [huge_folios() - before, os.fstat(fd).st_blocks * 512]
+                )
                 session = device.create_session(f"{policy}{number}")
                 began = time.monotonic()
                 session.preserve(fd, TOKEN)
