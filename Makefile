@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-vm bench lint types check clean
+.PHONY: demo test test-vm bench bench-vm lint types check clean
 
 demo: $(READY)
 	$(BIN)/python -m apps.cities.demo
@@ -18,6 +18,10 @@ test-vm: $(READY)
 
 bench: $(VENV)/.bench-ready
 	$(BIN)/python -m tests.bench
+
+# What a kexec costs, in the same virtual machines.
+bench-vm: $(READY)
+	$(BIN)/python -m tests.vm.measure
 
 lint: $(READY)
 	$(BIN)/ruff check .

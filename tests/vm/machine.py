@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import guest
+from . import debian, guest
 from .requirements import CHECKOUT, find_kernel
+from .root_image import make_root_image
 
 COMMAND_LINE = "console=ttyS0 panic=-1 quiet loglevel=4 kho_scratch=128M,64M,64M"
 DISK_MIB = 2048
+REPORT = "report"
+"""The file that a job's program reports into, a line of JSON each."""
 SECONDS_PER_KERNEL_MAX = 120
 """A kernel boots, runs its part and jumps within some 10 s on an idle machine."""
 
@@ -29,7 +32,11 @@ _REPORT = "/dev/ttyS1"
 _INIT = """#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc
-$b mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,ro,cache=loose host /host
+$b mount -t devtmpfs dev /dev
+if ! $b mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,ro,cache=loose host /host 2>/dev/null; then
+    for module in /modules/*; do $b insmod $module; done
+    $b mount -t ext4 -o ro /dev/vdb /host
+fi
 $b mount -t tmpfs cover /cover
 $b mkdir /cover/upper /cover/work
 $b mount -t overlay -o lowerdir=/host,upperdir=/cover/upper,workdir=/cover/work root /root
@@ -69,7 +76,7 @@ class Job:
 
     def images(self) -> list[Path]:
         """Where the kernels are. MissingError if one is not to be found."""
-        return [find_kernel(version) for version in self.kernels]
+        return [debian.image() if kernel == debian.NAME else find_kernel(kernel) for kernel in self.kernels]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +101,14 @@ def boot(job: Job, work: Path) -> Run:
     """
     kernels = job.images()
     initrd = work / "initrd"
-    _make_initrd(initrd, work / "root", _init(job.program, kernels, initrd))
-    report, console, disk = work / "report", work / "console", work / "disk"
+    foreign = debian.NAME in job.kernels
+    _make_initrd(initrd, work / "root", _init(job.program, kernels, initrd), debian.modules() if foreign else [])
+    report, console, disk = work / REPORT, work / "console", work / "disk"
     _make_disk(disk)
+    disks = [disk]
+    if foreign:
+        disks.append(work / "root-image")
+        make_root_image(disks[-1], work / "staging", [*kernels, initrd])
     command = [
         *["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", str(job.memory)],
         *["-display", "none", "-nodefaults", "-no-reboot", "-device", "virtio-rng-pci"],
@@ -104,7 +116,7 @@ def boot(job: Job, work: Path) -> Run:
         *["-kernel", str(kernels[0]), "-initrd", str(initrd), "-append", f"{COMMAND_LINE} {job.switches}"],
         *["-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"],
         *["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"],
-        *["-drive", f"file={disk},format=raw,if=virtio"],
+        *[argument for file in disks for argument in ("-drive", f"file={file},format=raw,if=virtio")],
     ]
     timeout = SECONDS_PER_KERNEL_MAX * len(kernels)
     try:
@@ -154,14 +166,16 @@ def _private_directories() -> list[Path]:
     return [parent for parent in parents if parent.stat().st_mode & 0o005 != 0o005]
 
 
-def _make_initrd(initrd: Path, root: Path, init: str) -> None:
-    for directory in ("bin", "dev", "proc", "host", "cover", "root"):
+def _make_initrd(initrd: Path, root: Path, init: str, modules: list[Path]) -> None:
+    for directory in ("bin", "dev", "proc", "host", "cover", "root", "modules"):
         (root / directory).mkdir(parents=True)
     busybox = shutil.which("busybox")
     assert busybox is not None
     shutil.copy(busybox, root / "bin/busybox")
     (root / "init").write_text(init)
     (root / "init").chmod(0o755)
+    for number, module in enumerate(modules):
+        shutil.copy(module, root / f"modules/{number}-{module.name}")
     names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
     command = ["cpio", "--create", "--format=newc", "--quiet", "--owner=0:0"]
     archive = subprocess.run(command, cwd=root, input=os.fsencode(names), capture_output=True, check=True).stdout

@@ -40,28 +40,28 @@ with persistmem.attach("simulation") as arena:
 
 
 def main() -> None:
-    stage, report = guest.stage(), guest.report
+    stage, tell = guest.stage(), guest.tell
     agent = SystemAgent()
-    report("kernel", os.uname().release)
-    report("agent", agent.log)
+    tell("kernel", os.uname().release)
+    tell("agent", agent.log)
     cities = Path(tempfile.gettempdir()) / CITIES
     if stage == 0:
         run("-c", MAKE_CITIES, str(cities), uid=GEOGRAPHER)
-        report("digest", hashlib.sha256(cities.read_bytes()).hexdigest())
+        tell("digest", hashlib.sha256(cities.read_bytes()).hexdigest())
         persistmem("snapshot", "cities", str(cities), uid=GEOGRAPHER)
         run("-c", KEEP_ARRAY, uid=PHYSICIST)
     else:
         persistmem("restore", "cities", str(cities), "--format", "json", uid=GEOGRAPHER)
         canonical = json.dumps(json.loads(cities.read_text())).encode()
-        report("digest", hashlib.sha256(canonical).hexdigest())
-        report("array", run("-c", CHECK_ARRAY, uid=PHYSICIST).stdout.splitlines())
-        report("verified", persistmem("verify", "simulation", uid=PHYSICIST).returncode)
+        tell("digest", hashlib.sha256(canonical).hexdigest())
+        tell("array", run("-c", CHECK_ARRAY, uid=PHYSICIST).stdout.splitlines())
+        tell("verified", persistmem("verify", "simulation", uid=PHYSICIST).returncode)
     guest.tell_command("refused", persistmem("restore", "cities", uid=PHYSICIST, check=False))
-    report("listed", [record["arena"] for record in json.loads(persistmem("ls", "--json", uid=PHYSICIST).stdout)])
+    tell("listed", [record["arena"] for record in json.loads(persistmem("ls", "--json", uid=PHYSICIST).stdout)])
     guest.tell_history()
-    report("history as told", persistmem("history", uid=GEOGRAPHER).stdout)
-    report("status", json.loads(persistmem("status", "--json").stdout))
-    report("device", [holder == agent.process.pid for holder in holders()])
+    tell("history as told", persistmem("history", uid=GEOGRAPHER).stdout)
+    tell("status", json.loads(persistmem("status", "--json").stdout))
+    tell("device", [holder == agent.process.pid for holder in holders()])
     if stage + 1 < guest.kernels():
         guest.tell_command("stayed", guest.reboot())
 
