@@ -147,10 +147,10 @@ class Custodian:
         return (owner.uid, name) in self._missing
 
     def give_up(self, owner: Owner, name: str) -> None:
-        """Wait for this arena no longer: nobody who had it is left."""
+        """Wait for this arena no longer: nobody who had it is left. If it was saved on disk, take it in from there."""
         if (lost := self._missing.pop((owner.uid, name), None)) is not None:
             _log.warning("arena %r (%s) was lost with the agent that was killed: nobody held it", name, lost.uuid)
-            self.commit()
+            self.take_in_saved()
 
     def attach(self, owner: Owner, name: str, size: int | None) -> tuple[int, ArenaRecord, bool]:
         """Return a descriptor (the caller closes it), the record, and whether the arena was made for this call.
@@ -371,6 +371,8 @@ class Custodian:
             return False
         record = replace(copy.record, kernel_from=copy.kernel)
         try:
+            if len(self._everything().keys() - {key}) >= ARENAS_MAX:
+                raise RefusedError(f"the agent keeps {ARENAS_MAX} arenas, which is its limit; drop some first")
             fd = self._saved.take_in(copy)
             try:
                 self._check(record, fd)
@@ -384,7 +386,8 @@ class Custodian:
             lost[key] = f"{lost[key]}; on disk: {error}" if key in lost else str(error)
             return False
         self._kept[key] = record
-        lost.pop(key, None)
+        if (problem := lost.pop(key, None)) is not None:
+            _log.info("arena %r of uid %d: %s; taken in as it was saved at %s", key[1], key[0], problem, copy.when)
         return True
 
     def _set_aside(self, copies: Iterable[Saved]) -> None:

@@ -6,9 +6,11 @@ one. What is in the directory is hostile until checked.
 """
 
 import errno
+import fcntl
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,9 +33,12 @@ CHUNK: Final = 1 << 20
 
 _ZEROS: Final = bytes(CHUNK)
 _DESCRIPTION_BYTES_MAX: Final = 64 << 10
-_DESCRIPTION: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.json", re.ASCII)
 _TAKEN: Final = ".taken"
 """What a description's name ends in once its arena was taken in: it is found no more, but the bytes are there still."""
+_DRAFT: Final = ".new"
+_UUID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_DESCRIPTION: Final = re.compile(rf"({_UUID})\.json", re.ASCII)
+_OURS: Final = re.compile(rf"({_UUID})\.(?:json(?:{_TAKEN}|{_DRAFT})?|{_UUID}\.arena)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,30 +111,37 @@ class SavedArenas:
         """
         self._ensure()
         save = uuid4()
-        name = f"{arena.uuid}.{save}.arena"
-        with self._refusing(f"save arena {arena.name!r}"):
+        description, name = f"{arena.uuid}.json", f"{arena.uuid}.{save}.arena"
+        with self._refusing(f"save arena {arena.name!r}"), self._locked(fcntl.LOCK_SH):
+            self._sweep(arena.uuid, description, description + _TAKEN)  # what was broken off takes room
             self._check_room(os.fstat(fd).st_blocks * 512)
             try:
                 written, checksum = self._write(name, arena, fd, progress)
                 saved = Saved(FORMAT, arena, kernel, boot, when, save, written, checksum)
-                self._publish(saved)
+                self._write_draft(description + _DRAFT, saved)
             except BaseException:
-                self._unlink(name)
+                for left in (name, description + _DRAFT):
+                    (self.directory / left).unlink(missing_ok=True)
                 raise
-            self._sweep(arena.uuid, keep=save)
+            # From here on the description may name the new bytes, whatever is raised.
+            self._sync_directory()  # the bytes have their name on disk before anything refers to them
+            (self.directory / (description + _DRAFT)).replace(self.directory / description)
+            self._sync_directory()
+            self._sweep(arena.uuid, description)
         return saved
 
     def find(self) -> tuple[list[Saved], list[Error]]:
         """Return what is saved, by uid and name, and what is wrong with descriptions that cannot be used.
+
+        Of several arenas with one name, which can only be one after the other, the newest save comes first.
 
         Cost: reads the descriptions, not the bytes.
 
         Raises:
             StorageError: the directory is not for us alone, or cannot be read.
         """
-        if not self.directory.exists():
+        if not self._is_there():
             return [], []
-        self._check()
         found: list[Saved] = []
         problems: list[Error] = []
         with self._refusing("look for saved arenas"):
@@ -140,7 +152,8 @@ class SavedArenas:
                     found.append(self._read_description(name, UUID(described[1])))
                 except (OSError, ValueError) as error:
                     problems.append(CorruptError(f"saved arena {self.directory / name}: {error}"))
-        return sorted(found, key=lambda saved: (saved.record.uid, saved.record.name, saved.when)), problems
+        found.sort(key=lambda saved: (saved.record.uid, saved.record.name, -saved.when.timestamp()))
+        return found, problems
 
     def take_in(self, saved: Saved) -> int:
         """Return a new memfd, which the caller closes, with the bytes of a saved arena. The files stay.
@@ -182,43 +195,51 @@ class SavedArenas:
             self._sync_directory()
 
     def clear(self) -> None:
-        """Remove what was set aside.
+        """Remove what was set aside, and what saves that were broken off have left; nothing while somebody saves.
 
         Raises:
             StorageError: the directory is not for us alone, or the disk refuses.
         """
-        if not self.directory.exists():
+        if not self._is_there():
             return
-        self._check()
-        with self._refusing("remove what was taken in before"):
-            for path in [*self.directory.glob(f"*.json{_TAKEN}")]:
-                described = _DESCRIPTION.fullmatch(path.name.removesuffix(_TAKEN))
-                path.unlink(missing_ok=True)
-                if described is not None and not path.with_name(described[0]).exists():
-                    self._sweep(UUID(described[1]), keep=None)
+        with self._refusing("remove what was taken in before"), self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
+            if alone:
+                for uuid in {ours[1] for path in self.directory.iterdir() if (ours := _OURS.fullmatch(path.name))}:
+                    self._sweep(UUID(uuid), f"{uuid}.json")
 
     def forget(self, uuid: UUID) -> None:
         """Remove every save of this arena."""
-        if self.directory.exists():
-            self._check()
+        if self._is_there():
             with self._refusing(f"forget the saved arena {uuid}"):
-                self._unlink(f"{uuid}.json")
-                self._sweep(uuid, keep=None)
+                self._sweep(uuid)
 
     def _ensure(self) -> None:
-        with self._refusing("make it"):
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._check()
+        if not self._is_there():
+            with self._refusing("make it"):
+                missing = [path for path in (self.directory, *self.directory.parents) if not path.exists()]
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                for path in missing:
+                    _sync_directory(path.parent)
+            self._is_there()
 
-    def _check(self) -> None:
+    def _is_there(self) -> bool:
+        """Whether there is a directory; one that is not for us alone is a StorageError."""
         with self._refusing("look at it"):
-            found = self.directory.lstat()
-        if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o170077 != 0o040000:
+            try:
+                found = self.directory.lstat()
+            except FileNotFoundError:
+                return False
+        if not stat.S_ISDIR(found.st_mode):
+            raise StorageError(
+                errno.ENOTDIR, f"directory {self.directory}: expected a directory, found something else; remove it"
+            )
+        if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o077:
             raise StorageError(
                 None,
                 f"directory {self.directory}: expected one of uid {os.geteuid()}, mode 0700, found uid {found.st_uid},"
                 f" mode {found.st_mode & 0o7777:04o}; see what is in it, and mend that with chown and chmod",
             )
+        return True
 
     def _check_room(self, needed: int) -> None:
         room = os.statvfs(self.directory)
@@ -244,47 +265,71 @@ class SavedArenas:
         finally:
             os.close(target)
 
-    def _publish(self, saved: Saved) -> None:
-        name = f"{saved.record.uuid}.json"
-        draft = self._open(f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    def _write_draft(self, name: str, saved: Saved) -> None:
+        draft = self._open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(draft, "w", encoding="utf-8") as file:
             file.write(json.dumps(_SAVED.pack(saved), indent=1))
             file.flush()
             os.fsync(draft)
-        self._sync_directory()  # the bytes have their name on disk before anything refers to them
-        (self.directory / f"{name}.new").replace(self.directory / name)
-        self._sync_directory()
 
     def _read_description(self, name: str, uuid: UUID) -> Saved:
-        with os.fdopen(self._open(name, os.O_RDONLY), "rb") as file:
-            content = file.read(_DESCRIPTION_BYTES_MAX + 1)
+        fd = self._open(name, os.O_RDONLY)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ValueError("expected a file, found something else")
+            content = os.pread(fd, _DESCRIPTION_BYTES_MAX + 1, 0)
+        finally:
+            os.close(fd)
         if len(content) > _DESCRIPTION_BYTES_MAX:
             raise ValueError(f"expected at most {_DESCRIPTION_BYTES_MAX} bytes, found more")
-        saved = _SAVED.unpack(json.loads(content))
+        try:
+            value = json.loads(content)
+            json.dumps(value, ensure_ascii=False).encode()  # JSON can say halves of characters, which nothing else can
+        except RecursionError as error:
+            raise ValueError("expected one map, found lists within lists") from error
+        saved = _SAVED.unpack(value)
         if saved.record.uuid != uuid:
             raise ValueError(f"expected arena {uuid}, found {saved.record.uuid}")
         return saved
 
-    def _sweep(self, uuid: UUID, keep: UUID | None) -> None:
-        """Remove what older saves, and ones that were broken off, have left of this arena."""
-        kept = {f"{uuid}.json", f"{uuid}.{keep}.arena"}
-        for path in [*self.directory.glob(f"{uuid}.*")]:
-            if path.name not in kept:
-                path.unlink(missing_ok=True)
-        self._sync_directory()
+    def _sweep(self, uuid: UUID, *descriptions: str) -> None:
+        """Remove everything of this arena but these descriptions, and the bytes that they name."""
+        kept = {*descriptions}
+        for name in descriptions:
+            try:
+                kept.add(self._read_description(name, uuid).bytes_name)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError):
+                return  # nobody knows which bytes it names
+        # A description goes before its bytes.
+        doomed = [path for path in self.directory.glob(f"{uuid}.*") if path.name not in kept]
+        for path in sorted(doomed, key=lambda path: path.suffix != ".json"):
+            path.unlink(missing_ok=True)
+        if doomed:
+            self._sync_directory()
 
-    def _open(self, name: str, flags: int) -> int:
-        return os.open(self.directory / name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-    def _unlink(self, name: str) -> None:
-        (self.directory / name).unlink(missing_ok=True)
-
-    def _sync_directory(self) -> None:
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[bool]:
+        """Keep those who clear away from those who save, where the file system has flock(2); give whether that is."""
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(directory)
+            try:
+                fcntl.flock(directory, how)
+            except OSError:
+                locked = False
+            else:
+                locked = True
+            yield locked
         finally:
             os.close(directory)
+
+    def _open(self, name: str, flags: int) -> int:
+        # Without O_NONBLOCK a named pipe in place of a file would be waited at.
+        return os.open(self.directory / name, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+
+    def _sync_directory(self) -> None:
+        _sync_directory(self.directory)
 
     @contextmanager
     def _refusing(self, what: str) -> Iterator[None]:
@@ -294,6 +339,14 @@ class SavedArenas:
             raise
         except OSError as error:
             raise StorageError(error.errno, f"directory {self.directory}: {what}: {error.strerror}") from error
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _chunks(fd: int, size: int) -> Iterator[tuple[int, bytes]]:

@@ -452,8 +452,8 @@ class Server:
         if not self._custodian.is_empty and not message.discard:
             count = self._custodian.count()
             raise RefusedError(f"the agent keeps {count} arenas, which end with it; drop them, or stop with --discard")
-        self._tell_gone(None, "the agent was told to discard every arena: attach again to make a new one")
         self._custodian.discard()
+        self._tell_gone(None, "the agent was told to discard every arena: attach again to make a new one")
         self._send(peer, Stopping())
         self._stopping = True
 

@@ -1,9 +1,10 @@
 """What a kernel image says of itself: its release, its live-update ABI, its configuration. Reads, and starts nothing.
 
-Knows bzImage, vmlinux and how they are compressed; must not know what this machine runs. The image is hostile until
-checked: whatever it claims, at most :data:`IMAGE_BYTES_MAX` are unpacked.
+Knows bzImage, vmlinux, arm64's images and how they are compressed; must not know what this machine runs. The image is
+hostile until checked: whatever it claims, little more than :data:`IMAGE_BYTES_MAX` are unpacked.
 
-Source: Linux ``Documentation/arch/x86/boot.rst``; ``kernel/configs.c`` for the configuration inside.
+Source: Linux ``Documentation/arch/x86/boot.rst``; ``drivers/firmware/efi/libstub/zboot-header.S``; ``kernel/configs.c``
+for the configuration inside.
 """
 
 import bz2
@@ -14,7 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from persistmem.errors import CorruptError, KernelImageError, MissingLibraryError
 from persistmem.sizes import format_size
@@ -25,6 +26,7 @@ IMAGE_BYTES_MAX: Final = 512 << 20
 _CONFIG_BYTES_MAX: Final = 4 << 20
 _XZ_MEMORY_MAX: Final = 256 << 20
 _LZ4_BLOCK: Final = 8 << 20  # the legacy format's only block size
+_ZSTD_PIECE: Final = 1 << 8  # unpacks to 8 MiB at most: 128 KiB for each 4 bytes
 
 _BOOT_SIGNATURE: Final = b"HdrS"
 _BOOT_HEADER: Final = struct.Struct("<4sH")
@@ -33,13 +35,15 @@ _SETUP_SECTORS_OFFSET: Final = 0x1F1
 _PAYLOAD: Final = struct.Struct("<II")
 _PAYLOAD_OFFSET: Final = 0x248
 _PROTOCOL_WITH_PAYLOAD: Final = 0x208
+_ZBOOT: Final = b"MZ\0\0zimg"
 _SECTOR: Final = 512
 _U32: Final = struct.Struct("<I")
 _ELF: Final = b"\x7fELF"
 
 _RELEASE: Final = re.compile(rb"Linux version ([!-~]{1,65}) ")
 _ABI: Final = re.compile(rb"(?<![\w-])(kho|luo|memfd)-v(\d{1,4})\0")
-_CONFIG: Final = re.compile(rb"IKCFG_ST(.*?)IKCFG_ED", re.DOTALL)
+_CONFIG_START: Final = b"IKCFG_ST"
+_CONFIG_END: Final = b"IKCFG_ED"
 _OPTION: Final = re.compile(r"(CONFIG_\w+)=(.*)")
 
 
@@ -68,7 +72,7 @@ class KernelImage:
 
 
 def read_kernel_image(path: Path) -> KernelImage:
-    """Read an image: a bzImage, a vmlinux, or one of these compressed as a whole.
+    """Read an image: a bzImage, a vmlinux, arm64's Image or vmlinuz.efi, or one of these compressed as a whole.
 
     Cost: unpacks it, a tenth of a second to a few.
 
@@ -101,29 +105,33 @@ def options_of(config: str) -> dict[str, str]:
 
 
 def _read(data: bytes) -> KernelImage:
-    kernel, compression = _unpack(_payload(data) if _is_bzimage(data) else data)
-    if compression != "none" and _is_bzimage(kernel):
-        kernel, compression = _unpack(_payload(kernel))
+    kernel, compression = _unpack(_payload(data))
+    if compression != "none":
+        payload = _payload(kernel)
+        if payload is not kernel:
+            kernel, compression = _unpack(payload)
     release = _RELEASE.search(kernel)
     if release is None:
-        raise CorruptError("expected a Linux kernel (bzImage or vmlinux), found none in it")
+        raise CorruptError("expected a Linux kernel, found none in it, or one that is packed in a way not known here")
     return KernelImage(release[1].decode("ascii"), abi_in(kernel), _options(kernel), compression)
 
 
-def _is_bzimage(data: bytes) -> bool:
-    return data[_BOOT_HEADER_OFFSET : _BOOT_HEADER_OFFSET + len(_BOOT_SIGNATURE)] == _BOOT_SIGNATURE
-
-
 def _payload(data: bytes) -> bytes:
+    """What an image that unpacks itself unpacks; the image itself if it is none of these."""
     try:
-        _, protocol = _BOOT_HEADER.unpack_from(data, _BOOT_HEADER_OFFSET)
-        offset, length = _PAYLOAD.unpack_from(data, _PAYLOAD_OFFSET)
+        if data.startswith(_ZBOOT):
+            start, length = _PAYLOAD.unpack_from(data, len(_ZBOOT))
+        elif data[_BOOT_HEADER_OFFSET : _BOOT_HEADER_OFFSET + len(_BOOT_SIGNATURE)] == _BOOT_SIGNATURE:
+            _, protocol = _BOOT_HEADER.unpack_from(data, _BOOT_HEADER_OFFSET)
+            if protocol < _PROTOCOL_WITH_PAYLOAD:
+                raise CorruptError(f"expected boot protocol 2.08 or later, found {protocol >> 8}.{protocol & 0xFF:02d}")
+            offset, length = _PAYLOAD.unpack_from(data, _PAYLOAD_OFFSET)
+            # Zero stands for four, as it was in the beginning.
+            start = ((data[_SETUP_SECTORS_OFFSET] or 4) + 1) * _SECTOR + offset
+        else:
+            return data
     except struct.error as error:
         raise CorruptError("expected a boot header, found the end of the file") from error
-    if protocol < _PROTOCOL_WITH_PAYLOAD:
-        raise CorruptError(f"expected boot protocol 2.08 or later, found {protocol >> 8}.{protocol & 0xFF:02d}")
-    # Zero stands for four, as it was in the beginning.
-    start = ((data[_SETUP_SECTORS_OFFSET] or 4) + 1) * _SECTOR + offset
     if start + length > len(data):
         raise CorruptError(f"expected a payload up to byte {start + length}, found {len(data)} bytes; it is cut off")
     return data[start : start + length]
@@ -144,20 +152,34 @@ def _unpack(data: bytes) -> tuple[bytes, str]:
     return data, "none"
 
 
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def _whole(decompressor: _Decompressor, data: bytes) -> bytes:
+    kernel = decompressor.decompress(data, IMAGE_BYTES_MAX + 1)
+    if len(kernel) <= IMAGE_BYTES_MAX and not decompressor.eof:
+        raise EOFError(_CUT_OFF)
+    return kernel
+
+
 def _gunzip(data: bytes) -> bytes:
-    return zlib.decompressobj(wbits=31).decompress(data, IMAGE_BYTES_MAX + 1)
+    return _whole(zlib.decompressobj(wbits=31), data)
 
 
 def _unxz(data: bytes) -> bytes:
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_MAX).decompress(data, IMAGE_BYTES_MAX + 1)
+    return _whole(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_MAX), data)
 
 
 def _unlzma(data: bytes) -> bytes:
-    return lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_XZ_MEMORY_MAX).decompress(data, IMAGE_BYTES_MAX + 1)
+    return _whole(lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_XZ_MEMORY_MAX), data)
 
 
 def _bunzip2(data: bytes) -> bytes:
-    return bz2.BZ2Decompressor().decompress(data, IMAGE_BYTES_MAX + 1)
+    return _whole(bz2.BZ2Decompressor(), data)
 
 
 def _unzstd(data: bytes) -> bytes:
@@ -165,11 +187,15 @@ def _unzstd(data: bytes) -> bytes:
         import zstandard  # noqa: PLC0415 - an extra, for images that need it
     except ImportError as error:
         raise MissingLibraryError("the image is compressed with zstd: install persistmem[preflight]") from error
+    kernel, decompressor = bytearray(), zstandard.ZstdDecompressor().decompressobj()
     try:
-        with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-            return bytes(reader.read(IMAGE_BYTES_MAX + 1))
+        for position in range(0, len(data), _ZSTD_PIECE):
+            kernel += decompressor.decompress(data[position : position + _ZSTD_PIECE])
+            if decompressor.eof or len(kernel) > IMAGE_BYTES_MAX:
+                return bytes(kernel)
     except zstandard.ZstdError as error:
-        raise CorruptError(f"its zstd data cannot be unpacked: {error}") from error
+        raise ValueError(str(error)) from error
+    raise EOFError(_CUT_OFF)
 
 
 def _unlz4(data: bytes) -> bytes:
@@ -179,21 +205,29 @@ def _unlz4(data: bytes) -> bytes:
         raise MissingLibraryError("the image is compressed with lz4: install persistmem[preflight]") from error
     kernel = bytearray()
     position = len(_LZ4_MAGIC)
-    # Behind the last block stands the kernel's length, which the kernel's build appends.
-    while position + _U32.size < len(data) and len(kernel) <= IMAGE_BYTES_MAX:
+    # Behind the last block may stand the kernel's length, which the kernel's build appends.
+    while position + _U32.size < len(data):
+        if len(kernel) % _LZ4_BLOCK:
+            raise ValueError("a block before the last is not full")
         (length,) = _U32.unpack_from(data, position)
         position += _U32.size
         block = data[position : position + length]
         if len(block) != length:
-            raise CorruptError("its lz4 data cannot be unpacked: the last block is cut off")
+            raise EOFError(_CUT_OFF)
         try:
             kernel += lz4.block.decompress(block, uncompressed_size=_LZ4_BLOCK)
         except lz4.block.LZ4BlockError as error:
-            raise CorruptError(f"its lz4 data cannot be unpacked: {error}") from error
+            raise ValueError(str(error)) from error
+        if len(kernel) > IMAGE_BYTES_MAX:
+            return bytes(kernel)
         position += length
+    # Only a last block that is full does not show that it is the last.
+    if len(kernel) % _LZ4_BLOCK == 0 and data[position:] != _U32.pack(len(kernel)):
+        raise EOFError(_CUT_OFF)
     return bytes(kernel)
 
 
+_CUT_OFF: Final = "it is cut off"
 _LZ4_MAGIC: Final = b"\x02\x21\x4c\x18"
 _COMPRESSIONS: Final[tuple[tuple[bytes, str, Callable[[bytes], bytes]], ...]] = (
     (b"\x1f\x8b", "gzip", _gunzip),
@@ -221,11 +255,13 @@ def abi_in(kernel: bytes) -> Abi:
 
 
 def _options(kernel: bytes) -> dict[str, str] | None:
-    packed = _CONFIG.search(kernel)
-    if packed is None:
+    start = kernel.find(_CONFIG_START) + len(_CONFIG_START)
+    end = kernel.find(_CONFIG_END, start)
+    if start < len(_CONFIG_START) or end < 0:
         return None
+    decompressor = zlib.decompressobj(wbits=31)
     try:
-        text = zlib.decompressobj(wbits=31).decompress(packed[1], _CONFIG_BYTES_MAX)
+        text = decompressor.decompress(kernel[start:end], _CONFIG_BYTES_MAX)
     except zlib.error:
         return None  # two words that happen to stand in it
-    return options_of(text.decode("utf-8", "replace"))
+    return options_of(text.decode("utf-8", "replace")) if decompressor.eof else None

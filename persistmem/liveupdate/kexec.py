@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import platform
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -38,13 +39,10 @@ def load(kernel: Path, initrd: Path | None, command_line: str) -> None:
         KexecError: it cannot be loaded; the message says why.
     """
     what = f"load kernel {kernel}"
-    image, disk = _open(kernel, what), _open(initrd, what) if initrd is not None else -1
-    try:
-        _file_load(image, disk, command_line.encode() + b"\0", _NO_INITRD if initrd is None else 0, what)
-    finally:
-        os.close(image)
-        if initrd is not None:
-            os.close(disk)
+    with ExitStack() as files:
+        image = _open(kernel, what, files)
+        disk = -1 if initrd is None else _open(initrd, what, files)
+        _file_load(image, disk, os.fsencode(command_line) + b"\0", _NO_INITRD if initrd is None else 0, what)
 
 
 def unload() -> None:
@@ -66,11 +64,13 @@ def jump() -> NoReturn:
     raise _error("kexec", ctypes.get_errno())
 
 
-def _open(file: Path, what: str) -> int:
+def _open(file: Path, what: str, files: ExitStack) -> int:
     try:
-        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise KexecError(error.errno, f"{what}: {file}: {error.strerror}") from error
+    files.callback(os.close, fd)
+    return fd
 
 
 def _file_load(kernel: int, initrd: int, command_line: bytes, flags: int, what: str) -> None:

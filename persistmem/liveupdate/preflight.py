@@ -5,6 +5,7 @@ is what was tried on Linux 7.2.13 and 7.3.4; "source" is what kernel/liveupdate/
 """
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from persistmem.liveupdate.kernel_image import Abi, KernelImage, abi_in, options
 
 _IMAGES: Final = ("boot/vmlinuz-{}", "lib/modules/{}/vmlinuz", "boot/vmlinux-{}", "usr/lib/debug/boot/vmlinux-{}")
 _CONFIG_BYTES_MAX: Final = 4 << 20
-_ON: Final = frozenset({"y", "Y", "t", "T", "1", "on", "On", "ON", "oN"})  # lib/kstrtox.c, kstrtobool
+_WORD: Final = re.compile(r'(?:[^\s"]|"[^"]*"?)+', re.ASCII)  # lib/cmdline.c, next_arg: quotes keep spaces
+_ON: Final = re.compile("[eyt1]|on", re.IGNORECASE)  # lib/kstrtox.c, kstrtobool: it looks no further
+_OFF: Final = re.compile("[dnf0]|of", re.IGNORECASE)
 
 
 class Verdict(enum.Enum):
@@ -72,15 +75,15 @@ class RunningKernel:
             return replace(kernel, abi=found.abi)
         problems = []
         for path in (root / place.format(release) for place in _IMAGES):
-            if path.exists():
-                try:
-                    found = read_kernel_image(path)
-                except Error as error:
+            try:
+                found = read_kernel_image(path)
+            except Error as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
                     problems.append(str(error))
-                    continue
-                if found.release == release:
-                    return replace(kernel, abi=found.abi)
-                problems.append(f"{path} is another kernel, {found.release}")
+                continue
+            if found.release == release:
+                return replace(kernel, abi=found.abi)
+            problems.append(f"{path} is another kernel, {found.release}")
         if (abi := _abi_in_debugfs(root)) is not None:
             return replace(kernel, abi=abi)
         why = "; ".join(problems) or f"there is no image of it in /{_IMAGES[0].format(release)}"
@@ -105,12 +108,15 @@ def judge(running: RunningKernel, following: KernelImage, command_line: str) -> 
             " line (seen)",
             "to let state survive, put kho=on and liveupdate=on on its command line",
         )
+    if _is_silent(following):
+        return _unknown("its configuration has live update (CONFIG_LIVEUPDATE), but the ABI that it reads is not in it")
     if theirs.kho is None:
         return _lost(
             "it has no kexec handover (CONFIG_KEXEC_HANDOVER)", "build it with live update to let state survive"
         )
     if ours is None or ours.kho is None or ours.luo is None:
-        return _unknown(f"the live-update ABI of the running kernel cannot be found out: {running.why_unknown}")
+        why = running.why_unknown or "it does not stand in its image"
+        return _unknown(f"the live-update ABI of the running kernel cannot be found out: {why}")
     if theirs.kho != ours.kho:
         return _lost(f"it reads {theirs.kho}, and is handed {ours.kho}: it ignores that (source)", _BY_DISK)
     if theirs.luo is None:
@@ -153,7 +159,8 @@ def without_handover(command_line: str) -> str:
     >>> without_handover("root=/dev/vda kho=on liveupdate=on")
     'root=/dev/vda kho=on liveupdate=on kho=on kho=off'
     """
-    return " ".join([command_line, _ON_OFF]).strip()
+    own, of_init = _words(command_line)
+    return " ".join([*own, *_ON_OFF, *of_init])
 
 
 def reuse(command_line: str) -> str:
@@ -164,8 +171,10 @@ def reuse(command_line: str) -> str:
     >>> reuse("BOOT_IMAGE=/vmlinuz-7.2.13 root=/dev/vda kho=on liveupdate=on kho=on kho=off")
     'root=/dev/vda kho=on liveupdate=on'
     """
-    words = [word for word in command_line.split() if not word.startswith("BOOT_IMAGE=")]
-    return " ".join(words).removesuffix(_ON_OFF).rstrip()
+    own, of_init = _words(command_line)
+    if own[-len(_ON_OFF) :] == _ON_OFF:
+        del own[-len(_ON_OFF) :]
+    return " ".join([word for word in own if not word.startswith("BOOT_IMAGE=")] + of_init)
 
 
 def read_following(path: Path) -> KernelImage:
@@ -175,7 +184,7 @@ def read_following(path: Path) -> KernelImage:
         KernelImageError, MissingLibraryError: see :func:`read_kernel_image`.
     """
     image = read_kernel_image(path)
-    beside = path.with_name(f"config-{image.release}")
+    beside = path.resolve().with_name(f"config-{image.release}")  # /vmlinuz is a link, on some distributions
     if image.options is not None or "/" in image.release or not beside.is_file():
         return image
     try:
@@ -185,7 +194,7 @@ def read_following(path: Path) -> KernelImage:
         return image  # it is there for root alone, on some distributions
 
 
-_ON_OFF: Final = "kho=on kho=off"  # the last one counts; nobody else writes the pair, so reuse() knows its own
+_ON_OFF: Final = ["kho=on", "kho=off"]  # the last one counts; nobody else writes the pair, so reuse() knows its own
 _BY_DISK: Final = "go by the disk: 'persistmem reboot --kexec' does, and 'persistmem save' for other ways to reboot"
 
 
@@ -197,6 +206,11 @@ def _unknown(why: str) -> Judgement:
     return Judgement(Verdict.UNKNOWN, why, "with kho=off on its command line it is sure to boot, without the state")
 
 
+def _is_silent(image: KernelImage) -> bool:
+    """Whether it does not name an ABI that it has, by its configuration."""
+    return None in (image.abi.kho, image.abi.luo) and (image.options or {}).get("LIVEUPDATE") == "y"
+
+
 def _takes_handover(options: Mapping[str, str] | None, command_line: str) -> bool | None:
     given = _switch(command_line, "kho")
     if given is not None or options is None:
@@ -205,13 +219,22 @@ def _takes_handover(options: Mapping[str, str] | None, command_line: str) -> boo
 
 
 def _switch(command_line: str, name: str) -> bool | None:
-    """What the last word of that name says; None if there is none."""
+    """What the last word of that name says; None if none says anything."""
     found = None
-    for word in command_line.split():
-        key, _, value = word.partition("=")
-        if key == name:
-            found = value in _ON
+    for word in _words(command_line)[0]:
+        key, _, value = word.replace('"', "").partition("=")
+        if key == name and _ON.match(value):
+            found = True
+        elif key == name and _OFF.match(value):
+            found = False
     return found
+
+
+def _words(command_line: str) -> tuple[list[str], list[str]]:
+    """What the kernel reads, and what it leaves to init: the rest, from "--" on."""
+    words = _WORD.findall(command_line)
+    end = words.index("--") if "--" in words else len(words)
+    return words[:end], words[end:]
 
 
 def _abi_in_debugfs(root: Path) -> Abi | None:

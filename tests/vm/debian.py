@@ -6,14 +6,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .requirements import MissingError
+from .requirements import MissingError, kernel_cache
 
 NAME = "debian-cloud"
 """What a job calls it among its kernels."""
 METAPACKAGE = "linux-image-cloud-amd64"
 MODULES = (
-    "virtio",
     "virtio_ring",
+    "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_pci",
@@ -32,7 +32,7 @@ def fetch() -> Path:
         package = _package()
     if package is None:
         raise MissingError(f"a kernel without handover: apt-get knows no {METAPACKAGE}; it is in Debian's archive")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "persistmem/kernels"
+    cache = kernel_cache()
     unpacked = cache / package
     if not unpacked.is_dir():
         draft = cache / f"{package}.new"

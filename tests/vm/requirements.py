@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ PACKAGES: Mapping[str, str] = {
 
 KERNELS_VARIABLE = "PERSISTMEM_KERNELS"
 CHECKOUT = Path(__file__).resolve().parents[2]
+BUILD_KERNEL = Path(__file__).with_name("build-kernel")
 
 
 class MissingError(Exception):
@@ -39,12 +41,34 @@ def install_programs() -> None:
 
 
 def find_kernel(version: str) -> Path:
-    """The kernel image of that version, or MissingError."""
+    """The kernel image of that version; built, which takes minutes, if there is none. MissingError if it cannot be."""
     directories = [CHECKOUT.parent / "shared/kernel/kernels"]
     if KERNELS_VARIABLE in os.environ:
         directories.append(Path(os.environ[KERNELS_VARIABLE]))
+    directories.append(kernel_cache())
     for directory in directories:
         image = directory / f"bzImage-{version}"
         if image.is_file():
             return image.resolve()
-    raise MissingError(f"no kernel bzImage-{version}: set {KERNELS_VARIABLE} to a directory that has one")
+    with _BUILDING:
+        return _build_kernel(version, directories[-1])
+
+
+def kernel_cache() -> Path:
+    """The directory for kernels that were built or fetched."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "persistmem/kernels"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+_BUILDING = threading.Lock()  # one build keeps all cores busy
+
+
+def _build_kernel(version: str, directory: Path) -> Path:
+    image = directory / f"bzImage-{version}"
+    if not image.is_file():  # else another thread has built it by now
+        done = subprocess.run([BUILD_KERNEL, version, directory], capture_output=True, text=True, check=False)
+        if done.returncode:
+            why = (done.stderr.strip().splitlines() or ["it did not say why"])[-1]
+            raise MissingError(f"no kernel bzImage-{version} (set {KERNELS_VARIABLE} to a directory with one): {why}")
+    return image
