@@ -56,8 +56,9 @@ def status(as_json: JsonOption = False) -> None:
         say(f"kernel     {found.kernel}, boot {found.boot}")
         missing = f"; {found.missing} not handed back after an agent was killed" if found.missing else ""
         say(f"arenas     {found.arenas}, {format_size(found.size)}{missing}")
-        if (huge := _huge_bytes()) is not None:
-            say(f"folios     {format_size(huge)} of yours in huge ones")
+        huge = _huge_bytes()
+        how_many = "this kernel does not say how much of yours is" if huge is None else f"{format_size(huge)} of yours"
+        say(f"folios     {how_many} in huge ones")
         say(f"handovers  {found.handovers}")
 
 

@@ -184,14 +184,14 @@ def read_following(path: Path) -> KernelImage:
         KernelImageError, MissingLibraryError: see :func:`read_kernel_image`.
     """
     image = read_kernel_image(path)
-    beside = path.resolve().with_name(f"config-{image.release}")  # /vmlinuz is a link, on some distributions
-    if image.options is not None or "/" in image.release or not beside.is_file():
+    if image.options is not None or "/" in image.release:
         return image
+    beside = path.resolve().with_name(f"config-{image.release}")  # /vmlinuz is a link, on some distributions
     try:
         with beside.open(encoding="utf-8", errors="replace") as file:
             return replace(image, options=options_of(file.read(_CONFIG_BYTES_MAX)))
     except OSError:
-        return image  # it is there for root alone, on some distributions
+        return image  # there is none, or for root alone
 
 
 _ON_OFF: Final = ["kho=on", "kho=off"]  # the last one counts; nobody else writes the pair, so reuse() knows its own

@@ -114,7 +114,7 @@ def test_an_lz4_kernel_that_is_cut_off_between_two_blocks_is_refused(file: Path)
 
 
 def test_a_setup_of_zero_sectors_has_four(file: Path) -> None:
-    assert read(file, bzimage(KERNEL, setup_sectors=0)).release == RELEASE
+    assert read(file, bzimage(PACKERS["gzip"](KERNEL), setup_sectors=0)).release == RELEASE
 
 
 def test_a_kernel_without_live_update_names_no_version(file: Path) -> None:
@@ -162,6 +162,16 @@ def test_an_image_that_is_cut_off_is_refused_wherever_it_is_cut(file: Path, imag
     for length in sorted(near | set(range(9, len(image), len(image) // PREFIXES))):
         with pytest.raises(KernelImageError, match=re.escape(f"kernel image {file}: ")):
             read(file, image[:length])
+
+
+@pytest.mark.parametrize("compression", PACKERS)
+def test_a_large_kernel_is_refused_when_only_its_end_is_cut_off(file: Path, compression: str) -> None:
+    # Much of it can be unpacked all the same, with its release and without what stands behind.
+    packed = PACKERS[compression](vmlinux(more=random.Random(1).randbytes(MIB // 2)))
+    assert read(file, packed).release == RELEASE
+    for image in (packed[: len(packed) // 2], packed[:-1]):
+        with pytest.raises(KernelImageError, match=f"its {compression} data cannot be unpacked: it is cut off"):
+            read(file, image)
 
 
 @pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)

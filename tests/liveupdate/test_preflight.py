@@ -252,7 +252,7 @@ def test_an_image_that_is_named_has_to_be_of_the_running_kernel(machine: Path) -
     image.write_bytes(packed_bzimage("xz", vmlinux()))
     assert RunningKernel.read(machine, image).abi == V5
     image.write_bytes(vmlinux("7.3.5-generic"))
-    with pytest.raises(KernelImageError, match="expected the running 7.3.4-generic, found 7.3.5-generic"):
+    with pytest.raises(KernelImageError, match=r"expected the running 7\.3\.4-generic, found 7\.3\.5-generic"):
         RunningKernel.read(machine, image)
     with pytest.raises(KernelImageError, match="No such file or directory"):
         RunningKernel.read(machine, machine / "none")
