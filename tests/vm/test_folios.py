@@ -23,7 +23,7 @@ def test_what_is_stored_goes_into_huge_folios_and_no_memory_but_theirs_is_taken(
 @folios
 @rounds
 def test_preserving_fills_holes_with_huge_folios_too_and_they_arrive_as_such(run: Run, number: int) -> None:
-    assert run.said(0, f"huge with advise, filled, {number}") == [SIZE, SIZE]
+    assert run.said(0, f"huge with advise, preserved, {number}") == [SIZE, SIZE]
     assert run.said(1, f"huge with advise, {number}") == SIZE
     assert run.said(1, f"sound with advise, {number}") is True
 
@@ -31,6 +31,6 @@ def test_preserving_fills_holes_with_huge_folios_too_and_they_arrive_as_such(run
 @folios
 @rounds
 def test_without_leave_everything_works_with_small_ones(run: Run, number: int) -> None:
-    assert run.said(0, f"huge with never, filled, {number}")[0] == 0
+    assert run.said(0, f"huge with never, preserved, {number}")[0] == 0
     assert run.said(1, f"huge with never, {number}") == 0
     assert run.said(1, f"sound with never, {number}") is True
