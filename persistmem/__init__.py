@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         verified,
     )
     from persistmem.attachment import attach, before_kexec
+    from persistmem.cache import Cache, CacheStats
     from persistmem.errors import (
         AgentError,
         ArenaFullError,
@@ -54,6 +55,8 @@ __all__ = [
     "ArenaFullError",
     "ArgumentError",
     "BusyError",
+    "Cache",
+    "CacheStats",
     "ClosedError",
     "CorruptError",
     "Damage",
@@ -86,7 +89,7 @@ __all__ = [
     "verified",
 ]
 
-_HOMES = ("persistmem.errors", "persistmem.arena", "persistmem.attachment")
+_HOMES = ("persistmem.errors", "persistmem.arena", "persistmem.attachment", "persistmem.cache")
 
 
 # Importing persistmem costs next to nothing: the command line's --help, and programs that may never attach, want that.

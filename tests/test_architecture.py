@@ -15,6 +15,8 @@ ALLOWED = {
     "carriers": COMMON | {"liveupdate"},
     "agent": COMMON | {"arena", "carriers", "liveupdate"},
     "attachment": COMMON | {"arena", "carriers", "agent"},
+    "cache": COMMON | {"arena", "attachment"},
+    "adapters": COMMON | {"arena", "cache"},
     "upgrade": COMMON | {"arena", "agent", "liveupdate"},
     "testing": COMMON | {"arena"},
     "errors": set[str](),

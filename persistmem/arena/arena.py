@@ -1,5 +1,6 @@
 """The arena: snapshots and regions in one memfd. Given a descriptor; knows nothing of who keeps it."""
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from persistmem.arena.layout import (
     decode_header,
     encode_header,
 )
-from persistmem.arena.memfd import check_memfd
+from persistmem.arena.memfd import check_memfd, reopen
 from persistmem.arena.memory import Memory
 from persistmem.arena.regions import Region
 from persistmem.arena.survey import Piece, Usage, VerifyReport, survey_pieces, survey_usage, verify_state
@@ -367,6 +368,19 @@ class Arena:
     def usage(self) -> Usage:
         """How full it is."""
         return survey_usage(self._state(), self._memory.size)
+
+    def check(self) -> None:
+        """Raise if the arena must not be used any more: it was closed, or its kernel is gone.
+
+        Raises:
+            ClosedError, StaleArenaError: that.
+        """
+        self._begin()
+
+    def descriptor(self) -> int:
+        """Return a new descriptor of the memfd, with locks and a position of its own; the caller closes it."""
+        self._begin()
+        return reopen(self._memory.fd, os.O_RDWR)
 
     def huge_bytes(self) -> int | None:
         """How many bytes lie in huge folios, which cross a kexec much faster; None if the kernel does not say.

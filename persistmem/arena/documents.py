@@ -49,14 +49,17 @@ class _Large:
 class DocumentEncoder:
     """Packs documents, one at a time, and keeps its packing memory for the next one."""
 
-    def __init__(self, types: TypeRegistry) -> None:
+    def __init__(self, types: TypeRegistry, *, inline: bool = False) -> None:
+        """With ``inline`` nothing stands outside: for :meth:`pack`."""
         self._types = types
+        self._inline = inline
         self._packer = self._new_packer()
         self._nested_packers: list[msgpack.Packer] = []
         self._buffers: list[memoryview] = []
         self._depth = 0
         self._saw_large = False
         self._sets_apart = False
+        self._extended = False
 
     @contextmanager
     def encode(self, document: object) -> Iterator[Encoded]:
@@ -80,6 +83,23 @@ class DocumentEncoder:
             self._buffers = []
             if size > _PACKER_KEPT_MAX:
                 self._packer = self._new_packer()
+
+    def pack(self, document: object) -> tuple[bytes, bool]:
+        """Return ``document`` in one piece, and whether it holds more than msgpack does by itself.
+
+        Raises:
+            UnsupportedTypeError: a value cannot be stored; the message says where it is.
+        """
+        self._extended = False
+        try:
+            self._packer.pack(document)
+            packed: bytes = self._packer.bytes()
+        except (TypeError, ValueError, OverflowError, BufferError, RecursionError) as error:
+            raise UnsupportedTypeError(self._explain(document, error)) from error
+        finally:
+            self._depth = 0
+            self._packer.reset()
+        return packed, self._extended
 
     def _encode(self, document: object) -> memoryview:
         # msgpack packs bytes itself, without asking. So glance at the document; if that shows no large ones, pack it
@@ -121,6 +141,7 @@ class DocumentEncoder:
         return msgpack.Packer(default=self._default, strict_types=True, autoreset=False)
 
     def _default(self, value: object) -> object:
+        self._extended = True
         kind = type(value)
         if (container := CONTAINERS.get(kind)) is not None:
             return msgpack.ExtType(container, self._nested(list(value)))  # type: ignore[call-overload]
@@ -135,7 +156,7 @@ class DocumentEncoder:
             )
         if arrays.is_array(value):
             description, data = arrays.describe_array(value)  # type: ignore[arg-type]
-            if len(data) < BUFFER_SIZE_MIN:
+            if self._inline or len(data) < BUFFER_SIZE_MIN:
                 return msgpack.ExtType(Code.ARRAY, self._nested([description, data]))
             return msgpack.ExtType(Code.BUFFER_ARRAY, self._nested([description, self._outside(data)]))
         if arrays.is_scalar(value):

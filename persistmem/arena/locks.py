@@ -26,6 +26,11 @@ def try_lock(fd: int, start: int, length: int, *, exclusive: bool) -> bool:
     return True
 
 
+def lock(fd: int, start: int, length: int) -> None:
+    """Lock exclusively as :func:`try_lock` does, and wait for that; other threads run meanwhile, and signals end it."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, 0, start, length, 0))
+
+
 def conflict(fd: int, start: int, length: int) -> tuple[int, int] | None:
     """Start and end of a lock that keeps ``fd``'s description from locking this range exclusively, or None."""
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, start, length, 0))

@@ -29,15 +29,24 @@ class Region:
         """Where it lies."""
         return self._record
 
-    def view(self) -> memoryview:
-        """The memory itself, writable. Any number of views may be out; the region stays held until the last is gone.
+    @property
+    def mapping(self) -> mmap.mmap:
+        """The whole arena, writable, for who needs more of it than a view can do; the region is at ``record.offset``.
 
         Raises:
             ClosedError: the region was closed.
         """
         if self._mapping is None:
             raise ClosedError(f"region {self.name!r} was closed; open it again with arena.region()")
-        return memoryview(self._mapping)[self._record.offset : self._record.offset + self._record.length]
+        return self._mapping
+
+    def view(self) -> memoryview:
+        """The memory itself, writable. Any number of views may be out; the region stays held until the last is gone.
+
+        Raises:
+            ClosedError: the region was closed.
+        """
+        return memoryview(self.mapping)[self._record.offset : self._record.offset + self._record.length]
 
     def close(self) -> None:
         """Let go of it.
