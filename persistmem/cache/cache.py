@@ -3,37 +3,28 @@
 Puts keys, values, records and the writer's lock together; must not know how records lie or which are evicted.
 """
 
-import os
-import secrets
 import time
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from collections.abc import Callable, Hashable, ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from typing import Any, Final, Never, Self, TypeVar, cast
 
 import xxhash
 
 from persistmem.arena import Arena
 from persistmem.arena.types import TypeRegistry, registry
 from persistmem.attachment import attach
-from persistmem.cache.counting import CacheStats, CounterRow, read_stats
+from persistmem.cache.counting import CacheStats
 from persistmem.cache.durations import Duration, seconds
 from persistmem.cache.keylock import KeyLock
 from persistmem.cache.keys import Key, decode_key, encode_key
-from persistmem.cache.layout import (
-    FREQUENCY_MAX,
-    HEADER_SIZE,
-    PLACE_MASK,
-    Counter,
-    Geometry,
-    Word,
-    decode_header,
-    encode_header,
-)
+from persistmem.cache.layout import FREQUENCY_MAX, PLACE_MASK, Counter, Word
 from persistmem.cache.memoize import memoize
-from persistmem.cache.store import Found, Store, expiry
-from persistmem.cache.values import EXPIRES, Values
-from persistmem.cache.writing import WriterLock
-from persistmem.errors import NotFoundError, UnsupportedTypeError
+from persistmem.cache.opening import OpenCache
+from persistmem.cache.shortcuts import Shortcuts
+from persistmem.cache.store import Found, Store
+from persistmem.cache.values import PLAIN, RAW, Values, unpack
+from persistmem.cache.words import count_up
+from persistmem.errors import ClosedError, CorruptError, NotFoundError, UnsupportedTypeError
 from persistmem.sizes import parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,31 +37,10 @@ NAMESPACE_DEFAULT: Final = "cache"
 
 _ARENA_OVERHEAD: Final = 32 << 10
 """Bytes of an arena that its one cache leaves for header and catalogues."""
-_LOCKS_AT: Final = 1 << 62
-_KEY_LOCKS_AT: Final = 1 << 61
-_SHORTCUTS_MAX: Final = 1 << 15
 _MISSING: Final = object()
 
+_DECODERS: Final[Mapping[int, Callable[[bytes], object]]] = {PLAIN: unpack, RAW: bytes}
 _digest = xxhash.xxh3_64_intdigest
-
-
-class _Shortcut(NamedTuple):
-    """Where this process found a key last, and what it found there.
-
-    Valid as long as the index's word is the same and the bytes there have the same checksum: then they are the very
-    record that was compared with the key.
-    """
-
-    word: int
-    entry: int
-    lowest: int
-    end: int
-    checksum: int
-    frequency_at: int
-    value_at: int
-    value_end: int
-    expires: float | None
-    decode: Callable[[bytes], object]
 
 
 class Cache(MutableMapping[Key, Any]):
@@ -128,25 +98,14 @@ class Cache(MutableMapping[Key, Any]):
         """
         self._values = Values(types)
         self._clock = clock
-        self._shortcuts: dict[Hashable, _Shortcut] = {}
+        self._shortcuts = Shortcuts()
         alone = isinstance(where, str) and namespace is None
-        self._arena = where if isinstance(where, Arena) else attach(where, size if alone else None)
-        room = self._arena.size - _ARENA_OVERHEAD if alone else (parse_size(size) if size is not None else None)
-        self._region = self._arena.region(namespace or NAMESPACE_DEFAULT, room)
-        record = self._region.record
-        self._mapping = self._region.mapping
-        self._words = memoryview(self._mapping)[record.offset : record.offset + (record.length & ~7)].cast("Q")
-        self._lock_at = _LOCKS_AT + record.offset
-        self._lock = WriterLock(
-            self._arena.descriptor(), self._lock_at, self._words, timeout=timeout, on_take=self._on_take
-        )
-        try:
-            self._store = self._open(items)
-            self._use_row(self._claim_row())
-        except BaseException:
-            self._lock.close()
-            raise
-        _open_caches.add(self)
+        arena = where if isinstance(where, Arena) else attach(where, size if alone else None)
+        room = arena.size - _ARENA_OVERHEAD if alone else (parse_size(size) if size is not None else None)
+        opened = OpenCache(arena, namespace or NAMESPACE_DEFAULT, room, items=items, timeout=timeout, clock=clock)
+        self._opened = opened
+        self._store, self._mapping, self._words, self._lock = opened.store, opened.mapping, opened.words, opened.lock
+        self._finalize = weakref.finalize(self, opened.close)
 
     # Reading
 
@@ -157,19 +116,25 @@ class Cache(MutableMapping[Key, Any]):
             UnsupportedTypeError: no key is of this type; or the value holds a type that is not registered.
             StaleArenaError: the kernel was replaced under this process; open the cache again.
         """
-        shortcut = self._shortcuts.get(key)
+        try:
+            shortcut = self._shortcuts.get(key)
+        except TypeError:
+            shortcut = None  # it has no hash, and no bytes either
         if shortcut is not None:
-            word, entry, lowest, end, checksum, frequency_at, value_at, value_end, expires, decode = shortcut
-            words, mapping = self._words, self._mapping
-            if words[word] == entry:
-                payload = mapping[lowest:end]
-                if _digest(payload) == checksum and (expires is None or expires > self._clock()):
-                    if mapping[frequency_at] < FREQUENCY_MAX:
-                        mapping[frequency_at] += 1
-                    words[self._hits] += 1
-                    return decode(payload[value_at:value_end])
-        value = self._read(key)
-        return default if value is _MISSING else value
+            word, entry, span, checksum, seed, expires, decode = shortcut
+            value, words = self._mapping[span], self._words
+            if words[word] == entry and _digest(value, seed) == checksum:
+                if expires is None or expires > self._clock():
+                    try:
+                        words[self._opened.row.at] += 1
+                        return decode(value)
+                    except ValueError:  # maps with keys that are no text; or a counter that somebody has scribbled in
+                        words[self._opened.row.at] >>= 1
+                        return self._values.decode(value, PLAIN)
+            else:
+                del self._shortcuts[key]
+        found = self._read(key)
+        return default if found is _MISSING else found
 
     def __getitem__(self, key: Hashable) -> Any:  # noqa: ANN401 - a value is what the caller stored
         """Return the value of ``key``. NotFoundError, a KeyError, if there is none."""
@@ -189,19 +154,40 @@ class Cache(MutableMapping[Key, Any]):
 
     def __len__(self) -> int:
         """Return how many items there are, those that have expired included until their memory is needed."""
-        self._arena.check()
-        return self._store.words[Word.ITEMS]
+        self._opened.check()
+        return min(self._words[Word.ITEMS], self._store.geometry.slots)
 
     def __iter__(self) -> Iterator[Key]:
         """Give the keys there are, in no order. What is set or evicted meanwhile may be among them or not.
 
         Cost: a look at every slot of the index.
         """
-        self._arena.check()
+        return (key for key, _ in self.living())
+
+    def items(self) -> ItemsView[Key, Any]:
+        """Return the keys and their values; what is evicted while it is walked is left out."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[Any]:
+        """Return the values; what is evicted while it is walked is left out."""
+        return _Values(self)
+
+    def living(self) -> Iterator[tuple[Key, Found]]:
+        """Give the keys and records that are sound, and whose time is not up."""
+        self._opened.check()
         for slot in self._store.slots():
-            payload = self._store.payload_of(slot)
-            if payload and not self._is_over(payload):
-                yield decode_key(payload)[0]
+            there = self._store.peek(slot)
+            if there is None or self._is_over(there[1]):
+                continue
+            try:
+                yield decode_key(there[0]), there[1]
+            except CorruptError:
+                count_up(self._words, Word.DAMAGED)
+
+    def value_of(self, found: Found) -> Any:  # noqa: ANN401 - a value is what the caller stored
+        """Return the value of a record."""
+        _, _, kind, _, value, *_ = found
+        return self._values.decode(value, kind)
 
     # Writing
 
@@ -214,10 +200,14 @@ class Cache(MutableMapping[Key, Any]):
             BusyError: another process was writing all the time.
         """
         packed, kind = self._values.encode(value)
-        name, expires = encode_key(key), self._expiry(ttl)
+        name, expires = encode_key(key), None if ttl is None else self._expiry(ttl)
         with self._lock:
-            self._store.put(name, packed, kind, expires)
-            self._words[self._sets] += 1
+            written = self._store.put(name, packed, kind, expires, self._known_slot(key))
+            self._count(Counter.SETS)
+        slot, entry, value_at, seed, checksum, replaced = written
+        if replaced and (decode := _DECODERS.get(kind)) is not None:
+            span = slice(value_at, value_at + len(packed))
+            self._shortcuts.add(key, (self._store.entries_at + slot, entry, span, checksum, seed, expires, decode))
 
     def __setitem__(self, key: Key, value: object) -> None:
         """Store a value that does not expire."""
@@ -234,7 +224,7 @@ class Cache(MutableMapping[Key, Any]):
         with self._lock:
             for name, value, kind in packed:
                 self._store.put(name, value, kind, expires)
-                self._words[self._sets] += 1
+                self._count(Counter.SETS)
 
     def add(self, key: Key, value: object, ttl: Duration | None = None) -> bool:
         """Store ``value`` if there is none, and return whether it was."""
@@ -251,9 +241,9 @@ class Cache(MutableMapping[Key, Any]):
             if found is None:
                 packed, kind = self._values.encode(default)
                 self._store.put(encode_key(key), packed, kind, None)
-                self._words[self._sets] += 1
+                self._count(Counter.SETS)
                 return default
-            return self._value(found)
+            return self.value_of(found)
 
     def touch(self, key: Key, ttl: Duration | None = None) -> bool:
         """Let the value of ``key`` live for ``ttl`` from now, or for ever; return whether there is one."""
@@ -261,7 +251,8 @@ class Cache(MutableMapping[Key, Any]):
         with self._lock:
             found = self._find(name)
             if found is not None:
-                self._store.put(name, found.value, found.kind & ~EXPIRES, expires)
+                _, _, kind, _, value, *_ = found
+                self._store.put(name, value, kind, expires)
         return found is not None
 
     def incr(self, key: Key, delta: int = 1, *, default: int | None = None, ttl: Duration | None = None) -> int:
@@ -282,12 +273,12 @@ class Cache(MutableMapping[Key, Any]):
             found = self._find(name)
             if found is None and default is None:
                 raise NotFoundError(f"cache: there is no item {key!r:.200} to add to; give a default to make it")
-            before = self._value(found) if found is not None else default
+            before = self.value_of(found) if found is not None else default
             if type(before) is not int:
                 raise UnsupportedTypeError(f"cache: item {key!r:.200}: expected an int, found {type(before).__name__}")
             packed, kind = self._values.encode(before + delta)
-            self._store.put(name, packed, kind, found.expires if found is not None else fresh)
-            self._words[self._sets] += 1
+            self._store.put(name, packed, kind, found[3] if found is not None else fresh)
+            self._count(Counter.SETS)
         return before + delta
 
     def decr(self, key: Key, delta: int = 1, *, default: int | None = None, ttl: Duration | None = None) -> int:
@@ -323,7 +314,7 @@ class Cache(MutableMapping[Key, Any]):
         with self._lock:
             found = self._remove(name)
         if found is not None:
-            return self._value(found)
+            return self.value_of(found)
         if default is _MISSING:
             raise NotFoundError(f"cache: there is no item {key!r:.200} to remove")
         return default
@@ -341,8 +332,7 @@ class Cache(MutableMapping[Key, Any]):
         removed = 0
         with self._lock:
             for slot in self._store.slots():
-                payload = self._store.payload_of(slot)
-                if payload and self._is_over(payload):
+                if (there := self._store.peek(slot)) is not None and self._is_over(there[1]):
                     self._store.remove(slot)
                     removed += 1
         return removed
@@ -355,12 +345,11 @@ class Cache(MutableMapping[Key, Any]):
     @property
     def arena(self) -> Arena:
         """The arena that it is in."""
-        return self._arena
+        return self._opened.arena
 
     def stats(self) -> CacheStats:
         """Return what all processes together have counted, and how full it is."""
-        self._arena.check()
-        return read_stats(self._words, self._store.geometry, self._row.fd, self._lock_at + 1)
+        return self._opened.stats()
 
     def now(self) -> float:
         """Return the time by the cache's clock."""
@@ -375,8 +364,7 @@ class Cache(MutableMapping[Key, Any]):
 
         It keeps nobody from reading or writing the key. The caller closes it; the kernel releases a dead process's.
         """
-        place = _KEY_LOCKS_AT | _digest(encode_key(key), self._lock_at) >> 3
-        return KeyLock(self._arena.descriptor(), place)
+        return self._opened.key_lock(encode_key(key))
 
     def memoize(
         self,
@@ -418,6 +406,7 @@ class Cache(MutableMapping[Key, Any]):
         """Let go of it in this process. The cache stays in its arena."""
         self._finalize()
         self._shortcuts.clear()
+        self._store = cast("Store", _ClosedStore())
 
     def __enter__(self) -> Self:
         return self
@@ -427,63 +416,38 @@ class Cache(MutableMapping[Key, Any]):
 
     # Inside
 
-    def _open(self, items: int | None) -> Store:
-        record = self._region.record
-        geometry = self._read_header()
-        if geometry is None:
-            with self._lock:
-                geometry = self._read_header()
-                if geometry is None:
-                    geometry = Geometry.plan(record.length & ~7, items, secrets.randbits(64), time.time_ns())
-                    self._mapping[record.offset : record.offset + HEADER_SIZE - 8] = encode_header(geometry)[:-8]
-                    self._words[HEADER_SIZE // 8 - 1] = int.from_bytes(encode_header(geometry)[-8:], "little")
-        return Store(geometry, self._mapping, record.offset, self._words, self._clock)
-
-    def _read_header(self) -> Geometry | None:
-        record = self._region.record
-        return decode_header(self._mapping[record.offset : record.offset + HEADER_SIZE], record.length & ~7)
-
-    def _use_row(self, row: CounterRow) -> None:
-        self._row = row
-        self._hits, self._misses = row.at + Counter.HITS, row.at + Counter.MISSES
-        self._sets, self._deletes = row.at + Counter.SETS, row.at + Counter.DELETES
-        self._finalize = weakref.finalize(self, _close, self._lock, row)
-
-    def be_forked(self) -> None:
-        """Be in a forked child: what the parent holds, this does not."""
-        self._lock.forget_parent(self._arena.descriptor())
-        self._row.close()
-        self._finalize.detach()
-        self._use_row(self._claim_row())
-
-    def _claim_row(self) -> CounterRow:
-        with self._lock:
-            return CounterRow.claim(self._arena.descriptor(), self._lock_at + 1, self._words, self._store.geometry)
-
-    def _on_take(self, died: bool) -> None:
-        self._arena.check()
-        if died and hasattr(self, "_store"):
-            self._store.recover()
+    def _count(self, counter: int) -> None:
+        count_up(self._words, self._opened.row.at + counter)
 
     def _expiry(self, ttl: Duration | None) -> float | None:
         return None if ttl is None else self._clock() + seconds(ttl)
 
-    def _is_over(self, payload: bytes) -> bool:
-        expires = expiry(payload)
+    def _is_over(self, found: Found) -> bool:
+        expires = found[3]
         return expires is not None and expires <= self._clock()
 
     def _find(self, name: bytes) -> Found | None:
         found = self._store.find(name)
-        return None if found is None or self._is_over(found.payload) else found
+        return None if found is None or self._is_over(found) else found
+
+    def _known_slot(self, key: Hashable) -> int:
+        """The slot of a key that has a shortcut, if that is still valid, else -1. With the lock held."""
+        shortcut = self._shortcuts.get(key)
+        if shortcut is None:
+            return -1
+        word, entry, _, checksum, *_ = shortcut
+        if self._words[word] != entry or self._words[(entry & PLACE_MASK) + 1] != checksum:
+            return -1
+        return word - self._store.entries_at
 
     def _remove(self, name: bytes) -> Found | None:
         found = self._store.find(name)
         if found is None:
             return None
-        self._store.remove(found.slot)
-        if self._is_over(found.payload):
+        self._store.remove(found[0])
+        if self._is_over(found):
             return None
-        self._words[self._deletes] += 1
+        self._count(Counter.DELETES)
         return found
 
     def _set_if(self, key: Key, value: object, ttl: Duration | None, *, present: bool) -> bool:
@@ -493,56 +457,57 @@ class Cache(MutableMapping[Key, Any]):
             if (self._find(name) is not None) is not present:
                 return False
             self._store.put(name, packed, kind, expires)
-            self._words[self._sets] += 1
+            self._count(Counter.SETS)
         return True
 
-    def _value(self, found: Found) -> Any:  # noqa: ANN401 - a value is what the caller stored
-        return self._values.decode(found.value, found.kind & ~EXPIRES)
-
     def _read(self, key: Hashable) -> Any:  # noqa: ANN401 - a value is what the caller stored
-        """The value, and a shortcut to it for the next time."""
-        found = self._find(encode_key(key))
+        """The value, and a shortcut to it for the next time, if this is not the first."""
+        found = self._store.find(encode_key(key))
         if found is None:
-            self._arena.check()
-            self._words[self._misses] += 1
-            return _MISSING
-        self._words[self._hits] += 1
-        slot, entry, payload, value_at = found
+            return self._miss()
+        slot, entry, kind, expires, packed, value_at, seed = found
+        if expires is not None and expires <= self._clock():
+            return self._miss()
+        self._count(Counter.HITS)
         frequency_at = self._store.frequencies_at + slot
-        if self._mapping[frequency_at] < FREQUENCY_MAX:
-            self._mapping[frequency_at] += 1
-        value, decode = self._values.decode_with(found.value, found.kind & ~EXPIRES)
-        if decode is not None:
-            if len(self._shortcuts) >= _SHORTCUTS_MAX:
-                self._shortcuts.clear()
-            lowest = ((entry & PLACE_MASK) << 3) + self._store.payload_at
-            self._shortcuts[key] = _Shortcut(
-                self._store.entries_at + slot,
-                entry,
-                lowest,
-                lowest + len(payload),
-                _digest(payload),
-                frequency_at,
-                value_at,
-                -9 if found.kind & EXPIRES else -1,
-                found.expires,
-                decode,
-            )
-        return value
+        if self._mapping[frequency_at]:
+            # Who comes by a shortcut is not counted again: so it counts as often as it can. When its time to be
+            # evicted comes it is moved on, and the shortcut ends.
+            self._mapping[frequency_at] = FREQUENCY_MAX
+            if (decode := _DECODERS.get(kind)) is not None:
+                span = slice(value_at, value_at + len(packed))
+                word = self._store.entries_at + slot
+                self._shortcuts.add(key, (word, entry, span, _digest(packed, seed), seed, expires, decode))
+        else:
+            self._mapping[frequency_at] = 1
+        return self._values.decode(packed, kind)
+
+    def _miss(self) -> object:
+        self._opened.check()
+        self._count(Counter.MISSES)
+        return _MISSING
 
 
-def _close(lock: WriterLock, row: CounterRow) -> None:
-    lock.close()
-    row.close()
+class _Items(ItemsView[Key, Any]):
+    """Items whose values are taken as they are found: one that is evicted meanwhile is no error."""
+
+    _mapping: Cache
+
+    def __iter__(self) -> Iterator[tuple[Key, Any]]:
+        return ((key, self._mapping.value_of(found)) for key, found in self._mapping.living())
 
 
-_open_caches: "weakref.WeakSet[Cache]" = weakref.WeakSet()
-"""Of this process: a forked child shares the parent's file descriptions, and must not share what they lock."""
+class _Values(ValuesView[Any]):
+    """The same for values alone."""
+
+    _mapping: Cache
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self._mapping.value_of(found) for _, found in self._mapping.living())
 
 
-def _after_fork() -> None:
-    for cache in list(_open_caches):
-        cache.be_forked()
+class _ClosedStore:
+    """The store of a cache that was closed."""
 
-
-os.register_at_fork(after_in_child=_after_fork)
+    def __getattr__(self, name: str) -> Never:
+        raise ClosedError("the cache was closed in this process; open it again")

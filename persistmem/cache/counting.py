@@ -6,7 +6,7 @@ from typing import Final, Self
 
 from persistmem.arena.locks import conflict, try_lock
 from persistmem.cache.layout import COUNTER_ROWS, COUNTERS, Counter, Geometry, Word
-from persistmem.cache.writing import Words
+from persistmem.cache.words import Words, count_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +43,36 @@ class CacheStats:
 
 
 class CounterRow:
-    """A row of counters that only this process writes to, while it lives."""
+    """A row of counters: the last, which any may use, or one that only this process writes to while it lives."""
 
-    def __init__(self, fd: int, number: int, at: int) -> None:
-        """Use :meth:`claim`."""
+    def __init__(self, fd: int, at: int, *, is_shared: bool) -> None:
+        """Use :meth:`shared`."""
         self._fd = fd
-        self.number = number
         self.at = at
         """Word number of its first counter."""
+        self.is_shared = is_shared
 
     @classmethod
-    def claim(cls, fd: int, place: int, words: Words, geometry: Geometry) -> Self:
-        """Take the first free row, and keep what a process that is gone has counted there. By the one writer.
+    def shared(cls, fd: int, geometry: Geometry) -> Self:
+        """The row of those that have none: some counts are lost there.
 
-        ``fd`` is a description of its own, and the row's to close; ``place`` is the first of as many lockable bytes as
-        there are rows. If all are taken, the last is shared, and some counts are lost.
+        ``fd`` is a description of its own, and the row's to close.
         """
-        number = next((row for row in range(COUNTER_ROWS - 1) if try_lock(fd, place + row, 1, exclusive=True)), None)
-        if number is None:
-            number = COUNTER_ROWS - 1
-        at = geometry.counters_at + number * COUNTERS
-        if number < COUNTER_ROWS - 1:
-            for counter in Counter.ALL:
-                words[Word.PAST + counter] += words[at + counter]
-                words[at + counter] = 0
-        return cls(fd, number, at)
+        return cls(fd, geometry.counters_at + (COUNTER_ROWS - 1) * COUNTERS, is_shared=True)
+
+    def claim(self, place: int, words: Words, geometry: Geometry) -> None:
+        """Be the first free row, if there is one, and keep what a process that is gone has counted there.
+
+        By the one writer. ``place`` is the first of as many lockable bytes as there are rows.
+        """
+        for number in range(COUNTER_ROWS - 1):
+            if try_lock(self._fd, place + number, 1, exclusive=True):
+                self.at = geometry.counters_at + number * COUNTERS
+                self.is_shared = False
+                for counter in Counter.ALL:
+                    count_up(words, Word.PAST + counter, words[self.at + counter])
+                    words[self.at + counter] = 0
+                return
 
     @property
     def fd(self) -> int:
@@ -96,7 +101,7 @@ def read_stats(words: Words, geometry: Geometry, fd: int, place: int) -> CacheSt
         evicted=words[Word.EVICTED],
         expired=words[Word.EXPIRED],
         damaged=words[Word.DAMAGED],
-        items=words[Word.ITEMS],
+        items=min(words[Word.ITEMS], geometry.slots),
         slots=geometry.slots,
         used=used,
         size=geometry.small_size + geometry.main_size,

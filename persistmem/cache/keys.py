@@ -1,14 +1,19 @@
 """Keys to bytes and back. Two keys have the same bytes if and only if a dict takes them for the same."""
 
+import mmap
+import operator
 from collections.abc import Hashable
 from typing import Final
 
 from persistmem.arena.documents import DocumentDecoder, DocumentEncoder
 from persistmem.arena.types import TypeRegistry
 from persistmem.cache.layout import KEY_BYTES_MAX
-from persistmem.errors import SizeError, UnsupportedTypeError
+from persistmem.errors import CorruptError, SizeError, UnsupportedTypeError
 
 Key = str | bytes | int | tuple["Key", ...]
+
+KEY_BYTES_MIN: Final = 4
+"""Bytes of the shortest key: those of the empty text."""
 
 _TEXT, _BYTES, _PACKED = range(3)
 _NO_TYPES: Final = TypeRegistry()
@@ -42,32 +47,50 @@ def encode_key(key: Hashable) -> bytes:
     elif type(key) is bytes:
         kind, body = _BYTES, key
     else:
-        kind, body = _PACKED, _pack(_checked(key))
+        try:
+            plain = _checked(key)
+        except RecursionError as error:
+            raise UnsupportedTypeError("key: tuples nested too deep; flatten it") from error
+        if type(plain) in (str, bytes):
+            return encode_key(plain)
+        kind, body = _PACKED, _pack(plain)
     if len(body) > KEY_BYTES_MAX:
         raise SizeError(f"key {key!r:.80}: expected at most {KEY_BYTES_MAX} bytes, found {len(body)}")
     return _head(kind, len(body)) + body
 
 
-def decode_key(record: bytes) -> tuple[Key, int]:
-    """Return the key at the start of a record, and where it ends there."""
-    head = int.from_bytes(record[:_HEAD_SIZE], "little")
-    end = _HEAD_SIZE + (head >> 2)
-    body = record[_HEAD_SIZE:end]
-    if head & 3 == _TEXT:
-        return body.decode(), end
-    if head & 3 == _BYTES:
-        return body, end
-    return _unpack(body), end
+def decode_key(data: bytes) -> Key:
+    """Return the key that :func:`encode_key` made these bytes of.
+
+    Raises:
+        CorruptError: it made no such bytes.
+    """
+    kind, body = data[0] & 3, data[_HEAD_SIZE:]
+    if kind == _BYTES:
+        return body
+    try:
+        return body.decode() if kind == _TEXT else _unpack(body)
+    except UnicodeDecodeError as error:
+        raise CorruptError(f"cache: expected a key of UTF-8, found {error.reason}") from error
+
+
+def key_end(memory: mmap.mmap, start: int) -> int:
+    """Return where the key that begins at ``start`` ends. Unchecked: the record's checksum says whether it is one."""
+    return start + _HEAD_SIZE + (int.from_bytes(memory[start : start + _HEAD_SIZE], "little") >> 2)
 
 
 def _checked(key: object) -> object:
-    """The key, a bool in it made the int that it equals."""
-    if isinstance(key, bool):
-        return int(key)
-    if type(key) is tuple:
+    """The key in the types that are stored: what is equal to one of them, and hashes alike, is made one."""
+    if isinstance(key, tuple):
         return tuple(_checked(part) for part in key)
-    if type(key) in (str, bytes, int):
-        return key
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, bytes):
+        return bytes(key)
+    if isinstance(key, float) and key.is_integer():
+        return int(key)
+    if hasattr(key, "__index__"):  # ints, bools, and numpy's
+        return operator.index(key)
     kind = f"{type(key).__module__}.{type(key).__qualname__}"
     raise UnsupportedTypeError(f"key: expected str, bytes, int or a tuple of these, found {kind}; convert it")
 

@@ -22,7 +22,7 @@ SIZE_MIN: Final = 32 << 10
 SIZE_MAX: Final = 1 << 42
 KEY_BYTES_MAX: Final = 32 << 10
 RECORD_HEADER: Final = 16
-"""Bytes before each record's payload: the word with slot and length, and the checksum."""
+"""Bytes before each record's body: the word with slot and length, and the checksum."""
 
 FREQUENCY_MAX: Final = 3
 COUNTER_ROWS: Final = 64
@@ -81,6 +81,8 @@ _PAGE: Final = 4096
 _SMALL_SHARE: Final = 10
 """The small log's part of both: one in ten, as S3-FIFO has it (Yang et al., SOSP 2023)."""
 _BYTES_PER_SLOT: Final = 128
+_BUCKETS_MAX: Final = (1 << 28) - 1
+"""A slot's number has 32 bits."""
 _LOAD: Final = 0.6
 """Part of the slots that are taken when there are as many items as were asked for."""
 
@@ -113,15 +115,13 @@ class Geometry:
                 f"cache: expected {format_size(SIZE_MIN)} to {format_size(SIZE_MAX)}, found {format_size(size)}"
             )
         slots = int(items / _LOAD) if items is not None else size // _BYTES_PER_SLOT
-        buckets = max(4, -(-slots // WAYS))
-        room = (size - _logs_at(buckets)) // 8
-        if room * 8 < size // 2:
+        buckets = min(max(4, -(-slots // WAYS)), _BUCKETS_MAX)
+        if size - _logs_at(buckets) < size // 2:
             raise SizeError(
                 f"cache: an index for {items} items leaves less than half of {format_size(size)} for the items; make it"
                 " larger, or for fewer"
             )
-        small = room // _SMALL_SHARE
-        return cls(size, buckets, small * 8, (room - small) * 8, seed, created_ns)
+        return cls(size, buckets, *_logs(size, buckets), seed, created_ns)
 
     @property
     def slots(self) -> int:
@@ -166,11 +166,27 @@ class Geometry:
     @property
     def item_max(self) -> int:
         """Most bytes of one record, its header included."""
-        return self.main_size // 4
+        return min(self.main_size // 4, LENGTH_MASK)
+
+
+def _logs(size: int, buckets: int) -> tuple[int, int]:
+    """Sizes of the small and of the main log."""
+    room = (size - _logs_at(buckets)) // 8
+    small = room // _SMALL_SHARE
+    return small * 8, (room - small) * 8
 
 
 def _logs_at(buckets: int) -> int:
     return -(-(_INDEX_AT + buckets * WAYS * 12) // _PAGE) * _PAGE
+
+
+ROWS_AFTER_LOCK: Final = 1
+"""How far after the writer's lock the locks of the counters' rows begin."""
+
+
+def writer_lock_at(region: int) -> int:
+    """Return the byte that the writer of the cache at this offset of an arena locks: far beyond every arena's end."""
+    return (1 << 62) + region
 
 
 def encode_header(geometry: Geometry) -> bytes:
@@ -198,7 +214,8 @@ def decode_header(data: bytes, size: int) -> Geometry | None:
     if version != FORMAT_VERSION:
         raise NewerFormatError(f"cache: expected format {FORMAT_VERSION}, found {version}; upgrade persistmem")
     geometry = Geometry(size, buckets, small, main, seed, created)
-    if found_size != size or geometry.main_at + main > size or min(buckets, small // 64, main // 64) < 1:
+    is_possible = 4 <= buckets <= _BUCKETS_MAX and _logs_at(buckets) < size
+    if found_size != size or not is_possible or (small, main) != _logs(size, buckets):
         raise CorruptError(f"cache: its header does not fit a region of {size} bytes; remove the region")
     return geometry
 
@@ -206,13 +223,14 @@ def decode_header(data: bytes, size: int) -> Geometry | None:
 # An entry: the tag in the upper 24 bits, the number of the record's first word in the lower 40.
 PLACE_BITS: Final = 40
 PLACE_MASK: Final = (1 << PLACE_BITS) - 1
-# A record's first word: its slot in the upper 32 bits, its payload's length in the lower 32; its second: the checksum.
+# A record's first word: its slot in the upper 32 bits, its body's length in the lower 32. Its second: the checksum,
+# which is the XXH3-64 of the value, with that of what stands before the value as its seed.
 LENGTH_MASK: Final = (1 << 32) - 1
 SLOT_BITS: Final = 32
 FILLER: Final = LENGTH_MASK << SLOT_BITS
 """First word, but for the length, of what fills a log's end where no record fits; the length is all of it."""
 
 
-def record_size(payload: int) -> int:
+def record_size(length: int) -> int:
     """Bytes that a record takes in a log, with header and padding."""
-    return RECORD_HEADER + (payload + 7 & ~7)
+    return RECORD_HEADER + (length + 7 & ~7)

@@ -15,10 +15,11 @@ import mmap
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import xxhash
 
+from persistmem.cache.keys import KEY_BYTES_MIN, key_end
 from persistmem.cache.layout import (
     FILLER,
     LENGTH_MASK,
@@ -32,52 +33,40 @@ from persistmem.cache.layout import (
     record_size,
 )
 from persistmem.cache.values import EXPIRES
-from persistmem.cache.writing import Words
+from persistmem.cache.words import Words, count_up
 from persistmem.errors import SizeError
 from persistmem.sizes import format_size
 
 TIME: Final = struct.Struct("<d")
-"""A record's time, if it has one, before its last byte: seconds since 1970."""
+"""A record's time, if it has one, between key and value: seconds since 1970."""
 
 _digest = xxhash.xxh3_64_intdigest
 _TAG_BITS: Final = 24
 _MIX: Final = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: spreads tags over the buckets
+_KIND_BYTES: Final = tuple(bytes([kind]) for kind in range(256))
 _TAG_BYTES: Final = tuple(bytes([byte or 1]) for byte in range(256))
 _FREE: Final = b"\0"
 _PIECE: Final = 1 << 20
+_HEAD_MAX: Final = 1 << 62  # four exabytes: what claims to have written more was scribbled in
 _LOOKS_MAX: Final = 8
 """How often a reader looks at a record that changes under it, before it is called damaged."""
 _REWRITES_MAX: Final = 64
 """Records that one write moves on at the most, so that none takes long; then even what was read is evicted."""
 _RESERVE_SHARE: Final = 32
-"""One byte in so many of a log is kept free, for records that are moved on within it; larger ones are not."""
+"""One byte in so many of a log is its reserve; records that are larger are not moved on."""
 _DEAD_SHARE: Final = 8
 """If more than one byte in so many that a tail passes is dead, nothing alive is evicted: what is dead makes room."""
 
 
-class Found(NamedTuple):
-    """A record that was found, checked, and is that of the key."""
-
-    slot: int
-    entry: int
-    payload: bytes
-    value_at: int
-    """Where in the payload the value begins."""
-
-    @property
-    def kind(self) -> int:
-        """How the value is to be read."""
-        return self.payload[-1]
-
-    @property
-    def expires(self) -> float | None:
-        """Seconds since 1970."""
-        return expiry(self.payload)
-
-    @property
-    def value(self) -> bytes:
-        """The value's bytes."""
-        return self.payload[self.value_at : -9 if self.payload[-1] & EXPIRES else -1]
+Found = tuple[int, int, int, float | None, bytes, int, int]
+"""A record that was found and checked: its slot, its entry, how its value is to be read, when its time is up (None for
+never), the value, where in the mapping that begins, and the seed of its checksum. A plain tuple, which is made at each
+read.
+"""
+Written = tuple[int, int, int, int, int, bool]
+"""A record that was written: its slot, its entry, where its value begins, the seed, the checksum, and whether there was
+one before.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +75,8 @@ class _Log:
 
     at: int
     size: int
+    reserve: int
+    """Bytes of it that are kept free, for records that are moved on within it."""
     head: int
     tail: int
     passed: int
@@ -104,112 +95,147 @@ class Store:
         self.mapping = mapping
         self.words = words
         self.base = base
-        self.payload_at = base + RECORD_HEADER
+        self.body_at = base + RECORD_HEADER
         self._seed = geometry.seed
         self._buckets = geometry.buckets
         self.tags_at = base + geometry.tags_at
         self.frequencies_at = base + geometry.frequencies_at
         self._ghosts_at = base + geometry.ghosts_at
         self.entries_at = geometry.entries_at >> 3
+        self._word_at = self.entries_at - self.tags_at
         self._main_place = geometry.main_at >> 3
         self._find_byte = mapping.find
+        self._item_max = geometry.item_max
+        self._small_item_max = geometry.small_size // 4
+        small, main = geometry.small_size, geometry.main_size
         self._small = _Log(
-            geometry.small_at, geometry.small_size, Word.SMALL_HEAD, Word.SMALL_TAIL, Word.SMALL_PASSED, Word.SMALL_DEAD
+            *(geometry.small_at, small, small // _RESERVE_SHARE & ~7),
+            *(Word.SMALL_HEAD, Word.SMALL_TAIL, Word.SMALL_PASSED, Word.SMALL_DEAD),
         )
         self._main = _Log(
-            geometry.main_at, geometry.main_size, Word.MAIN_HEAD, Word.MAIN_TAIL, Word.MAIN_PASSED, Word.MAIN_DEAD
+            *(geometry.main_at, main, main // _RESERVE_SHARE & ~7),
+            *(Word.MAIN_HEAD, Word.MAIN_TAIL, Word.MAIN_PASSED, Word.MAIN_DEAD),
         )
 
     def find(self, key: bytes) -> Found | None:
         """The record of ``key``, checked, whether its time is up or not; None if there is none.
 
-        Cost: a microsecond, and a copy of it.
+        Cost: half a microsecond, and a copy of the value.
         """
         hashed = _digest(key, self._seed)
+        start = self.tags_at + hashed % self._buckets * WAYS
+        at = self._find_byte(_TAG_BYTES[hashed >> PLACE_BITS & 0xFF], start, start + WAYS)
+        if at >= 0:
+            # Most are the first with this byte, in their first bucket, and have no time. All others are found below.
+            words, mapping = self.words, self.mapping
+            entry = words[at + self._word_at]
+            place = entry & PLACE_MASK
+            body = (place << 3) + self.body_at
+            value_at = body + 1 + len(key)
+            head = mapping[body:value_at]
+            if head.endswith(key) and head[0] < EXPIRES and entry:
+                try:
+                    first, slot = words[place], at - self.tags_at
+                    value = mapping[value_at : body + (first & LENGTH_MASK)]
+                    seed = _digest(head)
+                    if _digest(value, seed) == words[place + 1] and first >> SLOT_BITS == slot:
+                        return slot, entry, head[0], None, value, value_at, seed
+                except IndexError:
+                    pass
+        return self._find_anywhere(key, hashed)
+
+    def _find_anywhere(self, key: bytes, hashed: int) -> Found | None:
         tag = hashed >> PLACE_BITS
-        byte, words, find = _TAG_BYTES[tag & 0xFF], self.words, self._find_byte
+        byte = _TAG_BYTES[tag & 0xFF]
         bucket = hashed % self._buckets
-        for _ in range(2):
-            start = self.tags_at + bucket * WAYS
-            at = find(byte, start, start + WAYS)
+        for bucket_now in (bucket, (tag * _MIX - bucket) % self._buckets):
+            start = self.tags_at + bucket_now * WAYS
+            at = self._find_byte(byte, start, start + WAYS)
             while at >= 0:
                 slot = at - self.tags_at
-                entry = words[self.entries_at + slot]
-                if entry >> PLACE_BITS == tag and entry:
-                    place = entry & PLACE_MASK
-                    try:
-                        lowest = (place << 3) + self.payload_at
-                        payload = self.mapping[lowest : lowest + (words[place] & LENGTH_MASK)]
-                        sound = _digest(payload) == words[place + 1]
-                    except IndexError:
-                        sound = False
-                    if not sound:
-                        entry, payload = self._look_again(slot)
-                    if payload.startswith(key):
-                        return Found(slot, entry, payload, len(key))
-                at = find(byte, at + 1, start + WAYS)
-            bucket = (tag * _MIX - bucket) % self._buckets
+                if (found := self._look(slot, key)) is not None:
+                    return found
+                if self.words[self.entries_at + slot] >> PLACE_BITS == tag:
+                    # By all odds it is this key's, and damaged: peek counts it then.
+                    self.peek(slot)
+                at = self._find_byte(byte, at + 1, start + WAYS)
         return None
 
-    def payload_of(self, slot: int) -> bytes:
-        """The payload of whatever is in a slot, checked; empty if there is nothing, or nothing sound."""
-        return self._look_again(slot)[1]
+    def peek(self, slot: int) -> tuple[bytes, Found] | None:
+        """The key and the record in a slot, checked; None if there is nothing, or nothing sound."""
+        entry = self.words[self.entries_at + slot]
+        if not entry:
+            return None
+        body = ((entry & PLACE_MASK) << 3) + self.body_at
+        key = self.mapping[body + 1 : key_end(self.mapping, body + 1)]
+        if len(key) < KEY_BYTES_MIN:
+            count_up(self.words, Word.DAMAGED)
+            return None
+        found = self._look(slot, key)
+        return None if found is None else (key, found)
 
     def slots(self) -> Iterator[int]:
         """The slots that are taken, in no order."""
         words, start = self.words, self.entries_at
         return (slot for slot in range(self.geometry.slots) if words[start + slot])
 
-    def put(self, key: bytes, value: bytes, kind: int, expires: float | None) -> None:
+    def put(self, key: bytes, value: bytes, kind: int, expires: float | None, known: int = -1) -> Written:
         """Write a record in place of the key's old one, if there is one, and let others make room.
+
+        ``known`` is its slot, from who knows that it is there.
 
         Raises:
             SizeError: it is too large for this cache.
         """
-        old = self.find(key)
-        payload = (
-            b"%b%b%c" % (key, value, kind)
-            if expires is None
-            else b"%b%b%b%c" % (key, value, TIME.pack(expires), kind | EXPIRES)
-        )
-        length = len(payload)
-        size = record_size(length)
-        if size > self.geometry.item_max:
+        head = _KIND_BYTES[kind] + key if expires is None else _KIND_BYTES[kind | EXPIRES] + key + TIME.pack(expires)
+        length = len(head) + len(value)
+        size = RECORD_HEADER + (length + 7 & ~7)
+        if size > self._item_max:
             raise SizeError(
-                f"cache: expected an item of at most {format_size(self.geometry.item_max)}, found {format_size(size)};"
+                f"cache: expected an item of at most {format_size(self._item_max)}, found {format_size(size)};"
                 " make the cache larger, or store less"
             )
-        words = self.words
-        hashed = _digest(key, self._seed)
-        tag = hashed >> PLACE_BITS
-        if old is not None:
-            slot = old.slot
-            hot = old.entry & PLACE_MASK >= self._main_place or self.mapping[self.frequencies_at + slot] > 1
+        words, mapping = self.words, self.mapping
+        slot = known if known >= 0 else -1 if (found := self.find(key)) is None else found[0]
+        is_there = slot >= 0
+        if is_there:
+            entry = words[self.entries_at + slot]
+            tag_bits = entry & ~PLACE_MASK
+            hot = entry & PLACE_MASK >= self._main_place or mapping[self.frequencies_at + slot]
         else:
+            hashed = _digest(key, self._seed)
+            tag = hashed >> PLACE_BITS
+            tag_bits = tag << PLACE_BITS
             slot = self._free_slot(hashed, tag)
-            hot = self._forget_ghost(hashed, tag) or not words[Word.FULL]
-        log = self._main if hot or size > self._small.size // 4 else self._small
-        head, place = self._make_room(log, size)
+            hot = not words[Word.FULL] or self._forget_ghost(hashed, tag)
+        log = self._main if hot or size > self._small_item_max else self._small
+        log_head, place = self._fit(log, size, log.reserve) or self._make_room(log, size)
+        body = (place << 3) + self.body_at
+        value_at = body + len(head)
+        seed = _digest(head)
+        checksum = _digest(value, seed)
         words[place] = slot << SLOT_BITS | length
-        words[place + 1] = _digest(payload)
-        lowest = (place << 3) + self.payload_at
-        self.mapping[lowest : lowest + length] = payload
-        words[log.head] = head + size
-        entry = self.entries_at + slot
-        if words[entry]:
-            words[entry] = tag << PLACE_BITS | place
+        words[place + 1] = checksum
+        mapping[body:value_at] = head
+        mapping[value_at : body + length] = value
+        words[log.head] = log_head + size
+        word = self.entries_at + slot
+        entry = tag_bits | place
+        if words[word]:
+            words[word] = entry
         else:
-            self.mapping[self.tags_at + slot] = tag & 0xFF or 1
-            self.mapping[self.frequencies_at + slot] = 0
-            words[entry] = tag << PLACE_BITS | place
-            words[Word.ITEMS] += 1
+            mapping[self.tags_at + slot] = entry >> PLACE_BITS & 0xFF or 1
+            mapping[self.frequencies_at + slot] = 0
+            words[word] = entry
+            count_up(words, Word.ITEMS)
+        return slot, entry, value_at, seed, checksum, is_there
 
     def remove(self, slot: int) -> None:
         """Remove what is in a slot."""
         if self.words[self.entries_at + slot]:
             self.words[self.entries_at + slot] = 0
             self.mapping[self.tags_at + slot] = 0
-            self.words[Word.ITEMS] -= 1
+            self.words[Word.ITEMS] = max(0, self.words[Word.ITEMS] - 1)
 
     def clear(self) -> None:
         """Remove everything. Cost: writes the index."""
@@ -220,39 +246,56 @@ class Store:
                 length = min(_PIECE, end - piece)
                 self.mapping[piece : piece + length] = bytes(length)
         for log in (self._small, self._main):
+            if not self._is_sane(log):
+                words[log.head] = 0
             words[log.tail] = words[log.head]
             words[log.passed] = words[log.dead] = 0
         words[Word.FULL] = words[Word.ITEMS] = 0
-        words[Word.GENERATION] += 1
+        count_up(words, Word.GENERATION)
 
     def recover(self) -> None:
         """Make right what a writer that died may have left half done. Cost: a look at every slot, 20 ns each."""
         words = self.words
-        for log in (self._small, self._main):
-            if not 0 <= words[log.head] - words[log.tail] <= log.size or (words[log.head] | words[log.tail]) & 7:
-                words[log.tail] = words[log.head] = 0
-                self.clear()
-                return
+        if not (self._is_sane(self._small) and self._is_sane(self._main)):
+            self.clear()
         words[Word.ITEMS] = sum(1 for _ in self.slots())
 
-    def _look_again(self, slot: int) -> tuple[int, bytes]:
-        """The entry and the payload in a slot that somebody may be writing to; empty if there is nothing sound."""
-        words = self.words
-        entry = 0
+    def _is_sane(self, log: _Log) -> bool:
+        """Whether head and tail can be those of the log."""
+        head, tail = self.words[log.head], self.words[log.tail]
+        return 0 <= head - tail <= log.size and not (head | tail) & 7 and head < _HEAD_MAX
+
+    def _look(self, slot: int, key: bytes) -> Found | None:
+        """The record in a slot that somebody may be writing to, if it is that of ``key``."""
+        words, mapping = self.words, self.mapping
+        word = self.entries_at + slot
         for _ in range(_LOOKS_MAX):
-            entry = words[self.entries_at + slot]
+            entry = words[word]
             if not entry:
-                return 0, b""
+                return None
             place = entry & PLACE_MASK
+            body = (place << 3) + self.body_at
+            value_at = body + 1 + len(key)
+            head = mapping[body:value_at]
+            if not head.endswith(key):
+                if words[word] == entry:
+                    return None
+                continue
+            expires = None
+            if head[0] & EXPIRES:
+                value_at += TIME.size
+                head = mapping[body:value_at]
+                expires = TIME.unpack_from(head.ljust(TIME.size), -TIME.size)[0]
             try:
-                lowest = (place << 3) + self.payload_at
-                payload = self.mapping[lowest : lowest + (words[place] & LENGTH_MASK)]
-                if _digest(payload) == words[place + 1]:
-                    return entry, payload
+                first = words[place]
+                value = mapping[value_at : body + (first & LENGTH_MASK)]
+                seed = _digest(head)
+                if _digest(value, seed) == words[place + 1] and first >> SLOT_BITS == slot:
+                    return slot, entry, head[0] & ~EXPIRES, expires, value, value_at, seed
             except IndexError:
                 break
-        words[Word.DAMAGED] += 1
-        return entry, b""
+        count_up(words, Word.DAMAGED)
+        return None
 
     def _free_slot(self, hashed: int, tag: int) -> int:
         """A slot for a new key, in one of its two buckets; evicts what was read least if both are full."""
@@ -262,6 +305,7 @@ class Store:
             start = self.tags_at + bucket * WAYS
             at = self._find_byte(_FREE, start, start + WAYS)
             if at >= 0:
+                self.remove(at - self.tags_at)  # what has lost its tag cannot be found any more
                 return at - self.tags_at
         candidates = [bucket * WAYS + way for bucket in (first, second) for way in range(WAYS)]
         slot = min(candidates, key=self._worth)
@@ -279,7 +323,7 @@ class Store:
     def _evict(self, slot: int) -> None:
         entry = self.words[self.entries_at + slot]
         self.remove(slot)
-        self.words[Word.EVICTED] += 1
+        count_up(self.words, Word.EVICTED)
         if entry & PLACE_MASK < self._main_place:
             self._remember_ghost(slot, entry >> PLACE_BITS)
 
@@ -305,9 +349,10 @@ class Store:
     def _make_room(self, log: _Log, size: int) -> tuple[int, int]:
         """The log's head, and the number of the word there, with room for ``size`` bytes in one piece."""
         words = self.words
+        if not self._is_sane(log):
+            self.clear()
         rewrites = _REWRITES_MAX
-        spare = log.size // _RESERVE_SHARE & ~7
-        while (found := self._fit(log, size, spare)) is None:
+        while (found := self._fit(log, size, log.reserve)) is None:
             if log is self._main:
                 words[Word.FULL] = 1
             rewrites -= self._pass(log, may_rewrite=rewrites > 0)
@@ -318,12 +363,13 @@ class Store:
         words = self.words
         head = words[log.head]
         free = log.size - head + words[log.tail] - spare
-        to_end = log.size - head % log.size
+        at = head % log.size
+        to_end = log.size - at
         if size <= to_end:
-            return (head, (log.at + log.size - to_end) >> 3) if size <= free else None
-        if to_end + size > free:
+            return (head, (log.at + at) >> 3) if size <= free <= log.size else None
+        if not to_end + size <= free <= log.size:
             return None
-        words[(log.at + log.size - to_end) >> 3] = FILLER | to_end
+        words[(log.at + at) >> 3] = FILLER | to_end
         words[log.head] = head + to_end
         return head + to_end, log.at >> 3
 
@@ -345,15 +391,15 @@ class Store:
                 dead = size
                 if entry & PLACE_MASK == place:
                     self.remove(slot)
-                    words[Word.EXPIRED] += 1
+                    count_up(words, Word.EXPIRED)
             elif may_rewrite and (target := self._target(log, slot)) is not None:
                 moved = self._move_on(log, target, slot, size)
             else:
                 self._evict(slot)
         if words[log.tail] != tail:
             return moved  # the other log could not be walked, and everything was cleared
-        words[log.passed] += size
-        words[log.dead] += dead
+        count_up(words, log.passed, size)
+        count_up(words, log.dead, dead)
         if words[log.passed] > log.size >> 2:
             words[log.passed] >>= 1
             words[log.dead] >>= 1
@@ -362,10 +408,13 @@ class Store:
 
     def _is_over(self, place: int) -> bool:
         """Whether the time of the record at a place is up."""
-        end = (place << 3) + self.payload_at + (self.words[place] & LENGTH_MASK)
-        if not self.mapping[end - 1] & EXPIRES:
+        body = (place << 3) + self.body_at
+        if not self.mapping[body] & EXPIRES:
             return False
-        return bool(TIME.unpack_from(self.mapping, end - 9)[0] <= self._clock())
+        try:
+            return bool(TIME.unpack_from(self.mapping, key_end(self.mapping, body + 1))[0] <= self._clock())
+        except struct.error:
+            return True  # it is damaged, and has no time
 
     def _target(self, log: _Log, slot: int) -> _Log | None:
         """Which log the record of a slot goes to when the tail of ``log`` comes to it; None if it is evicted."""
@@ -383,7 +432,7 @@ class Store:
             if words[self.entries_at + slot] != entry:
                 return 0
         else:
-            found = self._fit(target, size, 0) if size <= target.size // _RESERVE_SHARE else None
+            found = self._fit(target, size, 0) if size <= target.reserve else None
         if found is None:
             self._evict(slot)
             return 0
@@ -395,11 +444,3 @@ class Store:
         mapping[at] = max(0, mapping[at] - 1) if target is log else 0
         words[self.entries_at + slot] = entry >> PLACE_BITS << PLACE_BITS | place
         return 1
-
-
-def expiry(payload: bytes) -> float | None:
-    """When the time of a record is up, in seconds since 1970; None for never."""
-    if payload[-1] & EXPIRES:
-        expires: float = TIME.unpack_from(payload, len(payload) - 9)[0]
-        return expires
-    return None

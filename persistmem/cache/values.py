@@ -1,7 +1,7 @@
 """Values to bytes and back, with a byte that says how. Knows msgpack and documents, and no memory."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 import msgpack
 
@@ -15,9 +15,14 @@ RAW: Final = 1
 DOCUMENT: Final = 2
 """msgpack with extensions: everything else that a snapshot takes."""
 EXPIRES: Final = 0x80
-"""Set beside one of these where the record ends with a time."""
+"""Set beside one of these where a time stands before the value."""
 
-_unpack = msgpack.unpackb
+unpack: Callable[[bytes], object] = msgpack.unpackb
+"""Reads what is plain; ValueError for maps with keys that are no text, which :meth:`Values.decode` reads, too."""
+
+
+_UNCHECKED_MAX: Final = 4096
+"""Bytes up to which msgpack cannot take much memory, whatever they promise; more are looked through first."""
 
 
 class Values:
@@ -26,6 +31,8 @@ class Values:
     def __init__(self, types: TypeRegistry) -> None:
         self._types = types
         self._encoders: list[DocumentEncoder] = []
+        # msgpack alone holds on to the interpreter until it is done, so threads can share one packer.
+        self._pack: Callable[[object], bytes] = msgpack.Packer(default=_refuse, strict_types=True).pack
 
     def encode(self, value: object) -> tuple[bytes, int]:
         """Return the bytes of ``value``, and how they are to be read.
@@ -35,6 +42,10 @@ class Values:
         """
         if type(value) is bytes:
             return value, RAW
+        try:
+            return self._pack(value), PLAIN
+        except (_NotPlainError, ValueError, OverflowError, BufferError):
+            pass  # what msgpack does not hold by itself, or what is an error: then the encoder says where
         try:
             encoder = self._encoders.pop()
         except IndexError:  # all are in use, by other threads
@@ -50,15 +61,19 @@ class Values:
             CorruptError: it is none.
             UnsupportedTypeError: it holds a type that is not registered in this process.
         """
-        return self.decode_with(data, kind)[0]
-
-    def decode_with(self, data: bytes, kind: int) -> tuple[object, Callable[[bytes], object] | None]:
-        """Return the value, and what may decode the same bytes again without asking; None if nothing may."""
-        if kind == PLAIN:
+        if kind == PLAIN and len(data) <= _UNCHECKED_MAX:
             try:
-                return _unpack(data), _unpack
+                return unpack(data)
             except ValueError:
                 pass  # maps with keys that are no text are read below
         elif kind == RAW:
-            return data, bytes
-        return DocumentDecoder(self._types, (), copy=True).decode(memoryview(data)), None
+            return data
+        return DocumentDecoder(self._types, (), copy=True).decode(memoryview(data))
+
+
+class _NotPlainError(Exception):
+    """A value is none that msgpack holds by itself."""
+
+
+def _refuse(_: object) -> NoReturn:
+    raise _NotPlainError

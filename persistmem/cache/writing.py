@@ -11,11 +11,12 @@ import threading
 import weakref
 from collections.abc import Callable
 from time import monotonic, sleep
-from typing import Final, Protocol
+from typing import Final
 
 from persistmem.arena.locks import try_lock, unlock_all
 from persistmem.cache.layout import Word
-from persistmem.errors import BusyError
+from persistmem.cache.words import Words
+from persistmem.errors import BusyError, ClosedError, Error
 from persistmem.threads import start_deaf
 
 KEEP: Final = 0.002
@@ -25,13 +26,6 @@ _SHARED: Final = 0.05
 """Seconds for which it is not kept after another process wanted it."""
 _WAIT_FIRST: Final = 20e-6
 _WAIT_MAX: Final = 1e-3
-
-
-class Words(Protocol):
-    """The region's words."""
-
-    def __getitem__(self, number: int, /) -> int: ...
-    def __setitem__(self, number: int, value: int, /) -> None: ...
 
 
 class WriterLock:
@@ -59,7 +53,7 @@ class WriterLock:
         self._closed = False
 
     def __enter__(self) -> None:
-        if not self._thread_lock.acquire(timeout=self._timeout):
+        if not self._thread_lock.acquire(False) and not self._thread_lock.acquire(timeout=self._timeout):
             raise self._busy("thread of this process")
         if self._kept:
             self._used = True
@@ -71,9 +65,12 @@ class WriterLock:
             raise
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._kept and kind is None and not self._words[Word.WANTED]:
+            self._thread_lock.release()
+            return
         try:
-            if not self._kept or kind is not None or self._words[Word.WANTED]:
-                self._leave(broken=kind is not None)
+            # Our own errors are raised before anything is written.
+            self._leave(broken=kind is not None and not issubclass(kind, Error))
         finally:
             self._thread_lock.release()
 
@@ -107,6 +104,8 @@ class WriterLock:
         return self._fd
 
     def _take(self) -> None:
+        if self._closed:
+            raise ClosedError("cache: it was closed in this process; open it again")
         deadline = 0.0
         wait = _WAIT_FIRST
         while not try_lock(self._fd, self._place, 1, exclusive=True):

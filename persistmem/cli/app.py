@@ -7,10 +7,12 @@ from typing import Final
 import typer
 
 from persistmem.cli.agent import run, start, stop
+from persistmem.cli.cache import clear, stats
 from persistmem.cli.listing import history, ls
 from persistmem.cli.machine import doctor, status
 from persistmem.cli.preflight import preflight
 from persistmem.cli.show import show
+from persistmem.cli.top import top
 from persistmem.cli.transfer import restore, snapshot
 from persistmem.cli.upgrade import abort, prepare, reboot, save
 from persistmem.cli.upkeep import rm, verify
@@ -26,6 +28,7 @@ if it was used wrongly.
 
 _DATA: Final = "Snapshots"
 _KEEP: Final = "Arenas"
+_CACHES: Final = "Caches"
 _MACHINE: Final = "Agent and machine"
 _UPGRADE: Final = "The next kernel"
 
@@ -49,6 +52,7 @@ app = typer.Typer(
 agent = typer.Typer(
     help="Start, stop or run the agent that keeps the arenas.", no_args_is_help=True, rich_markup_mode="rich"
 )
+cache = typer.Typer(help="See what a cache has counted, or empty it.", no_args_is_help=True, rich_markup_mode="rich")
 
 for panel, command, example in (
     (_DATA, snapshot, "persistmem snapshot shop/carts carts.json"),
@@ -58,6 +62,7 @@ for panel, command, example in (
     (_KEEP, show, "persistmem show shop"),
     (_KEEP, verify, "persistmem verify shop"),
     (_KEEP, rm, "persistmem rm shop/carts"),
+    (_CACHES, top, "persistmem top shop --interval 5"),
     (_MACHINE, status, "persistmem status"),
     (_MACHINE, doctor, "persistmem doctor"),
     (_UPGRADE, preflight, "persistmem preflight /boot/vmlinuz-7.3.4"),
@@ -69,4 +74,7 @@ for panel, command, example in (
     _add(app, command, example, panel)
 for verb in (start, stop, run):
     _add(agent, verb, f"persistmem agent {verb.__name__}")
+_add(cache, stats, "persistmem cache stats shop")
+_add(cache, clear, "persistmem cache clear shop")
+app.add_typer(cache, name="cache", rich_help_panel=_CACHES)
 app.add_typer(agent, name="agent", rich_help_panel=_MACHINE)
