@@ -16,7 +16,7 @@ from persistmem.attachment import attach
 from persistmem.cache.counting import CacheStats
 from persistmem.cache.durations import Duration, seconds
 from persistmem.cache.keylock import KeyLock
-from persistmem.cache.keys import Key, decode_key, encode_key
+from persistmem.cache.keys import Key, decode_key, encode_key, shown
 from persistmem.cache.layout import FREQUENCY_MAX, PLACE_MASK, Counter, Word
 from persistmem.cache.memoize import memoize
 from persistmem.cache.opening import OpenCache
@@ -127,9 +127,11 @@ class Cache(MutableMapping[Key, Any]):
                 if expires is None or expires > self._clock():
                     try:
                         words[self._opened.row.at] += 1
+                    except ValueError:  # somebody has scribbled in it
+                        words[self._opened.row.at] = 0
+                    try:
                         return decode(value)
-                    except ValueError:  # maps with keys that are no text; or a counter that somebody has scribbled in
-                        words[self._opened.row.at] >>= 1
+                    except ValueError:  # maps with keys that are no text
                         return self._values.decode(value, PLAIN)
             else:
                 del self._shortcuts[key]
@@ -140,7 +142,7 @@ class Cache(MutableMapping[Key, Any]):
         """Return the value of ``key``. NotFoundError, a KeyError, if there is none."""
         value = self.get(key, _MISSING)
         if value is _MISSING:
-            raise NotFoundError(f"cache: there is no item {key!r:.200}; it may never have been set, or made room")
+            raise NotFoundError(f"cache: there is no item {shown(key)}; it may never have been set, or made room")
         return value
 
     def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
@@ -202,10 +204,10 @@ class Cache(MutableMapping[Key, Any]):
         packed, kind = self._values.encode(value)
         name, expires = encode_key(key), None if ttl is None else self._expiry(ttl)
         with self._lock:
-            written = self._store.put(name, packed, kind, expires, self._known_slot(key))
+            known = self._known_slot(key)
+            slot, entry, value_at, seed, checksum = self._store.put(name, packed, kind, expires, known)
             self._count(Counter.SETS)
-        slot, entry, value_at, seed, checksum, replaced = written
-        if replaced and (decode := _DECODERS.get(kind)) is not None:
+        if known >= 0 and (decode := _DECODERS.get(kind)) is not None:
             span = slice(value_at, value_at + len(packed))
             self._shortcuts.add(key, (self._store.entries_at + slot, entry, span, checksum, seed, expires, decode))
 
@@ -272,10 +274,10 @@ class Cache(MutableMapping[Key, Any]):
         with self._lock:
             found = self._find(name)
             if found is None and default is None:
-                raise NotFoundError(f"cache: there is no item {key!r:.200} to add to; give a default to make it")
+                raise NotFoundError(f"cache: there is no item {shown(key)} to add to; give a default to make it")
             before = self.value_of(found) if found is not None else default
             if type(before) is not int:
-                raise UnsupportedTypeError(f"cache: item {key!r:.200}: expected an int, found {type(before).__name__}")
+                raise UnsupportedTypeError(f"cache: item {shown(key)}: expected an int, found {type(before).__name__}")
             packed, kind = self._values.encode(before + delta)
             self._store.put(name, packed, kind, found[3] if found is not None else fresh)
             self._count(Counter.SETS)
@@ -296,7 +298,7 @@ class Cache(MutableMapping[Key, Any]):
     def __delitem__(self, key: Hashable) -> None:
         """Remove ``key``. NotFoundError, a KeyError, if it is not there."""
         if not self.delete(key):
-            raise NotFoundError(f"cache: there is no item {key!r:.200} to remove")
+            raise NotFoundError(f"cache: there is no item {shown(key)} to remove")
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """Remove several keys, and return how many were there."""
@@ -316,7 +318,7 @@ class Cache(MutableMapping[Key, Any]):
         if found is not None:
             return self.value_of(found)
         if default is _MISSING:
-            raise NotFoundError(f"cache: there is no item {key!r:.200} to remove")
+            raise NotFoundError(f"cache: there is no item {shown(key)} to remove")
         return default
 
     def clear(self) -> None:
@@ -469,6 +471,7 @@ class Cache(MutableMapping[Key, Any]):
         if expires is not None and expires <= self._clock():
             return self._miss()
         self._count(Counter.HITS)
+        decoded = self._values.decode(packed, kind)  # first: what is no value gets no shortcut
         frequency_at = self._store.frequencies_at + slot
         if self._mapping[frequency_at]:
             # Who comes by a shortcut is not counted again: so it counts as often as it can. When its time to be
@@ -480,7 +483,7 @@ class Cache(MutableMapping[Key, Any]):
                 self._shortcuts.add(key, (word, entry, span, _digest(packed, seed), seed, expires, decode))
         else:
             self._mapping[frequency_at] = 1
-        return self._values.decode(packed, kind)
+        return decoded
 
     def _miss(self) -> object:
         self._opened.check()

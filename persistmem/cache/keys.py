@@ -55,7 +55,7 @@ def encode_key(key: Hashable) -> bytes:
             return encode_key(plain)
         kind, body = _PACKED, _pack(plain)
     if len(body) > KEY_BYTES_MAX:
-        raise SizeError(f"key {key!r:.80}: expected at most {KEY_BYTES_MAX} bytes, found {len(body)}")
+        raise SizeError(f"key {shown(key)}: expected at most {KEY_BYTES_MAX} bytes, found {len(body)}")
     return _head(kind, len(body)) + body
 
 
@@ -77,6 +77,14 @@ def decode_key(data: bytes) -> Key:
 def key_end(memory: mmap.mmap, start: int) -> int:
     """Return where the key that begins at ``start`` ends. Unchecked: the record's checksum says whether it is one."""
     return start + _HEAD_SIZE + (int.from_bytes(memory[start : start + _HEAD_SIZE], "little") >> 2)
+
+
+def shown(key: object) -> str:
+    """Return a key as messages show it."""
+    try:
+        return f"{key!r:.200}"
+    except ValueError:
+        return "that is, or holds, a very large int"
 
 
 def _checked(key: object) -> object:

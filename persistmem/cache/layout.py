@@ -18,6 +18,8 @@ FORMAT_VERSION: Final = 1
 
 WAYS: Final = 16
 """Slots in a bucket."""
+GHOSTS: Final = 9
+"""Ghosts that a bucket remembers: about as many as it has items."""
 SIZE_MIN: Final = 32 << 10
 SIZE_MAX: Final = 1 << 42
 KEY_BYTES_MAX: Final = 32 << 10
@@ -41,7 +43,6 @@ class Word:
     ITEMS: Final = 514
     FULL: Final = 515
     """Whether the main log was full since the cache was cleared: then what is new goes through the small one."""
-    GHOST_CURSOR: Final = 516
     SMALL_HEAD: Final = 520
     """Bytes ever written to the log; its place there is this modulo its size."""
     SMALL_TAIL: Final = 521
@@ -145,7 +146,7 @@ class Geometry:
 
     @property
     def ghosts_at(self) -> int:
-        """Two bytes for each slot: parts of hashes of keys that the small log has lost."""
+        """Two bytes for each slot, of which each bucket uses the first 9: parts of hashes of keys that the small log lost."""
         return _INDEX_AT + 2 * self.slots
 
     @property

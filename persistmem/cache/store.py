@@ -22,6 +22,7 @@ import xxhash
 from persistmem.cache.keys import KEY_BYTES_MIN, key_end
 from persistmem.cache.layout import (
     FILLER,
+    GHOSTS,
     LENGTH_MASK,
     PLACE_BITS,
     PLACE_MASK,
@@ -52,7 +53,7 @@ _LOOKS_MAX: Final = 8
 """How often a reader looks at a record that changes under it, before it is called damaged."""
 _REWRITES_MAX: Final = 64
 """Records that one write moves on at the most, so that none takes long; then even what was read is evicted."""
-_RESERVE_SHARE: Final = 32
+_RESERVE_SHARE: Final = 128
 """One byte in so many of a log is its reserve; records that are larger are not moved on."""
 _DEAD_SHARE: Final = 8
 """If more than one byte in so many that a tail passes is dead, nothing alive is evicted: what is dead makes room."""
@@ -63,10 +64,8 @@ Found = tuple[int, int, int, float | None, bytes, int, int]
 never), the value, where in the mapping that begins, and the seed of its checksum. A plain tuple, which is made at each
 read.
 """
-Written = tuple[int, int, int, int, int, bool]
-"""A record that was written: its slot, its entry, where its value begins, the seed, the checksum, and whether there was
-one before.
-"""
+Written = tuple[int, int, int, int, int]
+"""A record that was written: its slot, its entry, where its value begins, the seed and the checksum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +74,8 @@ class _Log:
 
     at: int
     size: int
-    reserve: int
-    """Bytes of it that are kept free, for records that are moved on within it."""
+    limit: int
+    """Bytes of it that new records may take: the rest is for records that are moved on within it."""
     head: int
     tail: int
     passed: int
@@ -109,11 +108,11 @@ class Store:
         self._small_item_max = geometry.small_size // 4
         small, main = geometry.small_size, geometry.main_size
         self._small = _Log(
-            *(geometry.small_at, small, small // _RESERVE_SHARE & ~7),
+            *(geometry.small_at, small, small - (small // _RESERVE_SHARE & ~7)),
             *(Word.SMALL_HEAD, Word.SMALL_TAIL, Word.SMALL_PASSED, Word.SMALL_DEAD),
         )
         self._main = _Log(
-            *(geometry.main_at, main, main // _RESERVE_SHARE & ~7),
+            *(geometry.main_at, main, main - (main // _RESERVE_SHARE & ~7)),
             *(Word.MAIN_HEAD, Word.MAIN_TAIL, Word.MAIN_PASSED, Word.MAIN_DEAD),
         )
 
@@ -197,11 +196,10 @@ class Store:
             )
         words, mapping = self.words, self.mapping
         slot = known if known >= 0 else -1 if (found := self.find(key)) is None else found[0]
-        is_there = slot >= 0
-        if is_there:
+        if slot >= 0:
             entry = words[self.entries_at + slot]
             tag_bits = entry & ~PLACE_MASK
-            hot = entry & PLACE_MASK >= self._main_place or mapping[self.frequencies_at + slot]
+            hot = entry & PLACE_MASK >= self._main_place or mapping[self.frequencies_at + slot] > 1
         else:
             hashed = _digest(key, self._seed)
             tag = hashed >> PLACE_BITS
@@ -209,7 +207,12 @@ class Store:
             slot = self._free_slot(hashed, tag)
             hot = not words[Word.FULL] or self._forget_ghost(hashed, tag)
         log = self._main if hot or size > self._small_item_max else self._small
-        log_head, place = self._fit(log, size, log.reserve) or self._make_room(log, size)
+        log_head = words[log.head]
+        at = log_head % log.size
+        if at + size <= log.size and 0 <= log_head - words[log.tail] <= log.limit - size:
+            place = (log.at + at) >> 3
+        else:
+            log_head, place = self._make_room(log, size)
         body = (place << 3) + self.body_at
         value_at = body + len(head)
         seed = _digest(head)
@@ -228,7 +231,7 @@ class Store:
             mapping[self.frequencies_at + slot] = 0
             words[word] = entry
             count_up(words, Word.ITEMS)
-        return slot, entry, value_at, seed, checksum, is_there
+        return slot, entry, value_at, seed, checksum
 
     def remove(self, slot: int) -> None:
         """Remove what is in a slot."""
@@ -328,23 +331,24 @@ class Store:
             self._remember_ghost(slot, entry >> PLACE_BITS)
 
     def _remember_ghost(self, slot: int, tag: int) -> None:
-        bucket = slot // WAYS
-        bucket = min(bucket, (tag * _MIX - bucket) % self._buckets)
-        cursor = self.words[Word.GHOST_CURSOR]
-        self.words[Word.GHOST_CURSOR] = cursor + 1 & LENGTH_MASK
-        at = self._ghosts_at + (bucket * WAYS + cursor % WAYS) * 2
-        self.mapping[at : at + 2] = (tag >> 8).to_bytes(2, "little")
+        """Put a key that the small log loses before its bucket's other ghosts; the oldest makes room."""
+        start = self._ghosts_of(slot // WAYS, tag)
+        end = start + 2 * GHOSTS
+        self.mapping[start + 2 : end] = self.mapping[start : end - 2]
+        self.mapping[start : start + 2] = (tag >> 8).to_bytes(2, "little")
 
     def _forget_ghost(self, hashed: int, tag: int) -> bool:
         """Whether the small log has lost this key lately."""
-        bucket = hashed % self._buckets
-        bucket = min(bucket, (tag * _MIX - bucket) % self._buckets)
-        start = self._ghosts_at + bucket * WAYS * 2
-        at = self._find_byte((tag >> 8).to_bytes(2, "little"), start, start + WAYS * 2)
+        start = self._ghosts_of(hashed % self._buckets, tag)
+        at = self._find_byte((tag >> 8).to_bytes(2, "little"), start, start + 2 * GHOSTS)
         if at < 0 or (at - start) & 1 or not tag >> 8:
             return False
         self.mapping[at : at + 2] = bytes(2)
         return True
+
+    def _ghosts_of(self, bucket: int, tag: int) -> int:
+        """Where the ghosts of a key are, whichever of its two buckets this is."""
+        return self._ghosts_at + min(bucket, (tag * _MIX - bucket) % self._buckets) * WAYS * 2
 
     def _make_room(self, log: _Log, size: int) -> tuple[int, int]:
         """The log's head, and the number of the word there, with room for ``size`` bytes in one piece."""
@@ -352,7 +356,7 @@ class Store:
         if not self._is_sane(log):
             self.clear()
         rewrites = _REWRITES_MAX
-        while (found := self._fit(log, size, log.reserve)) is None:
+        while (found := self._fit(log, size, log.size - log.limit)) is None:
             if log is self._main:
                 words[Word.FULL] = 1
             rewrites -= self._pass(log, may_rewrite=rewrites > 0)
@@ -418,7 +422,7 @@ class Store:
 
     def _target(self, log: _Log, slot: int) -> _Log | None:
         """Which log the record of a slot goes to when the tail of ``log`` comes to it; None if it is evicted."""
-        if self.mapping[self.frequencies_at + slot]:
+        if self.mapping[self.frequencies_at + slot] > (1 if log is self._small else 0):
             return self._main
         # A log that is full of what was written over makes room by that alone.
         return log if self.words[log.dead] * _DEAD_SHARE > self.words[log.passed] else None
@@ -432,7 +436,7 @@ class Store:
             if words[self.entries_at + slot] != entry:
                 return 0
         else:
-            found = self._fit(target, size, 0) if size <= target.reserve else None
+            found = self._fit(target, size, 0) if size <= target.size - target.limit else None
         if found is None:
             self._evict(slot)
             return 0

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from persistmem.arena import Arena
-from persistmem.cache.cache import NAMESPACE_DEFAULT
 from persistmem.cache.counting import CacheStats, read_stats
 from persistmem.cache.layout import (
     HEADER_SIZE,
@@ -27,6 +26,8 @@ from persistmem.errors import CorruptError, NewerFormatError, NotFoundError
 class LogReading:
     """How one of the two logs stands."""
 
+    size: int
+    """Bytes."""
     used: int
     """Bytes from its tail to its head."""
     written: int
@@ -57,11 +58,11 @@ class Activity:
     """Sets and deletes a second."""
     evicted: float
     """Items a second that had to make room."""
-    small_age: float | None
-    """Seconds in which the log of what is new turns over at this rate of writing: about as old as what is evicted from
-    it without having been read. An estimate, for records do not keep their ages; None if nothing was written."""
-    main_age: float | None
-    """The same for the log of what was read again: about as old as the oldest there, since it was last moved on."""
+    small_turnover: float | None
+    """Seconds in which the whole log of what is new is written anew at this rate: about how old an item is that is
+    evicted from it. An estimate, for records do not keep their ages; None if nothing was written."""
+    main_turnover: float | None
+    """The same for the log of what was read again: about how long an item stays there without being read."""
 
     @classmethod
     def between(cls, before: Reading, after: Reading, seconds: float) -> Self:
@@ -76,15 +77,15 @@ class Activity:
             reads=(hits + misses) / seconds,
             writes=written / seconds,
             evicted=max(0, new.evicted - old.evicted) / seconds,
-            small_age=_turnover(before.small, after.small, seconds),
-            main_age=_turnover(before.main, after.main, seconds),
+            small_turnover=_turnover(before.small, after.small, seconds),
+            main_turnover=_turnover(before.main, after.main, seconds),
         )
 
 
 class CacheView:
     """A cache, seen from outside."""
 
-    def __init__(self, arena: Arena, namespace: str = NAMESPACE_DEFAULT) -> None:
+    def __init__(self, arena: Arena, namespace: str) -> None:
         """Open it for looking. Keeps its memory from being reused until it is closed.
 
         Raises:
@@ -112,13 +113,12 @@ class CacheView:
             ClosedError, StaleArenaError: the arena must not be used any more.
         """
         self._arena.check()
-        words = self._words
-        stats = read_stats(words, self._geometry, self._fd, self._place)
-        return Reading(
-            stats=replace(stats, processes=stats.processes - 1),  # this one is none of them
-            small=LogReading(words[Word.SMALL_HEAD] - words[Word.SMALL_TAIL], words[Word.SMALL_HEAD]),
-            main=LogReading(words[Word.MAIN_HEAD] - words[Word.MAIN_TAIL], words[Word.MAIN_HEAD]),
-        )
+        words, geometry = self._words, self._geometry
+        stats = read_stats(words, geometry, self._fd, self._place)
+        small = _read_log(words[Word.SMALL_HEAD], words[Word.SMALL_TAIL], geometry.small_size)
+        main = _read_log(words[Word.MAIN_HEAD], words[Word.MAIN_TAIL], geometry.main_size)
+        # The processes are those that have it open for use, of which this is none.
+        return Reading(replace(stats, processes=stats.processes - 1, used=small.used + main.used), small, main)
 
     def close(self) -> None:
         """Let go of it."""
@@ -156,6 +156,10 @@ def _read_geometry(view: memoryview) -> Geometry:
     return geometry
 
 
+def _read_log(head: int, tail: int, size: int) -> LogReading:
+    return LogReading(size, max(0, min(head - tail, size)), head)  # the writer may have moved one of them in between
+
+
 def _turnover(before: LogReading, after: LogReading, seconds: float) -> float | None:
     written = after.written - before.written
-    return after.used * seconds / written if written > 0 else None
+    return after.size * seconds / written if written > 0 else None
