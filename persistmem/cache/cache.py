@@ -17,13 +17,13 @@ from persistmem.cache.counting import CacheStats
 from persistmem.cache.durations import Duration, seconds
 from persistmem.cache.keylock import KeyLock
 from persistmem.cache.keys import Key, decode_key, encode_key, shown
-from persistmem.cache.layout import FREQUENCY_MAX, PLACE_MASK, Counter, Word
+from persistmem.cache.layout import FREQUENCY_MAX, Counter, Word
 from persistmem.cache.memoize import memoize
 from persistmem.cache.opening import OpenCache
 from persistmem.cache.shortcuts import Shortcuts
 from persistmem.cache.store import Found, Store
 from persistmem.cache.values import PLAIN, RAW, Values, unpack
-from persistmem.cache.words import count_up
+from persistmem.cache.words import WORD_MAX, count_up
 from persistmem.errors import ClosedError, CorruptError, NotFoundError, UnsupportedTypeError
 from persistmem.sizes import parse_size
 
@@ -134,7 +134,7 @@ class Cache(MutableMapping[Key, Any]):
                     except ValueError:  # maps with keys that are no text
                         return self._values.decode(value, PLAIN)
             else:
-                del self._shortcuts[key]
+                self._shortcuts.pop(key, None)  # another thread may have done so
         found = self._read(key)
         return default if found is _MISSING else found
 
@@ -204,12 +204,8 @@ class Cache(MutableMapping[Key, Any]):
         packed, kind = self._values.encode(value)
         name, expires = encode_key(key), None if ttl is None else self._expiry(ttl)
         with self._lock:
-            known = self._known_slot(key)
-            slot, entry, value_at, seed, checksum = self._store.put(name, packed, kind, expires, known)
+            self._store.put(name, packed, kind, expires)
             self._count(Counter.SETS)
-        if known >= 0 and (decode := _DECODERS.get(kind)) is not None:
-            span = slice(value_at, value_at + len(packed))
-            self._shortcuts.add(key, (self._store.entries_at + slot, entry, span, checksum, seed, expires, decode))
 
     def __setitem__(self, key: Key, value: object) -> None:
         """Store a value that does not expire."""
@@ -419,7 +415,8 @@ class Cache(MutableMapping[Key, Any]):
     # Inside
 
     def _count(self, counter: int) -> None:
-        count_up(self._words, self._opened.row.at + counter)
+        number = self._opened.row.at + counter
+        self._words[number] = self._words[number] + 1 & WORD_MAX
 
     def _expiry(self, ttl: Duration | None) -> float | None:
         return None if ttl is None else self._clock() + seconds(ttl)
@@ -431,16 +428,6 @@ class Cache(MutableMapping[Key, Any]):
     def _find(self, name: bytes) -> Found | None:
         found = self._store.find(name)
         return None if found is None or self._is_over(found) else found
-
-    def _known_slot(self, key: Hashable) -> int:
-        """The slot of a key that has a shortcut, if that is still valid, else -1. With the lock held."""
-        shortcut = self._shortcuts.get(key)
-        if shortcut is None:
-            return -1
-        word, entry, _, checksum, *_ = shortcut
-        if self._words[word] != entry or self._words[(entry & PLACE_MASK) + 1] != checksum:
-            return -1
-        return word - self._store.entries_at
 
     def _remove(self, name: bytes) -> Found | None:
         found = self._store.find(name)

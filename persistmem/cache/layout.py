@@ -146,7 +146,7 @@ class Geometry:
 
     @property
     def ghosts_at(self) -> int:
-        """Two bytes for each slot, of which each bucket uses the first 9: parts of hashes of keys that the small log lost."""
+        """Two bytes for each slot, but each bucket uses 18: parts of hashes of keys that the small log has lost."""
         return _INDEX_AT + 2 * self.slots
 
     @property

@@ -1,7 +1,7 @@
 """Records in a region: found by their keys without a lock, written and evicted under one. Knows bytes, not values.
 
 The eviction policy is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023) on two logs.
-What is new goes to the small one. What was read there moves on to the main one when the small one's tail comes to it;
+What is new goes to the small one. What was read twice there moves on to the main one when the small one's tail comes;
 what was not is forgotten, but its ghost is remembered, and who comes back soon goes straight to the main one. In the
 main log what was read is written again at the head when the tail comes. So every decision falls at a tail, where the
 memory is needed, and there is no fragmentation.
@@ -64,8 +64,6 @@ Found = tuple[int, int, int, float | None, bytes, int, int]
 never), the value, where in the mapping that begins, and the seed of its checksum. A plain tuple, which is made at each
 read.
 """
-Written = tuple[int, int, int, int, int]
-"""A record that was written: its slot, its entry, where its value begins, the seed and the checksum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +176,8 @@ class Store:
         words, start = self.words, self.entries_at
         return (slot for slot in range(self.geometry.slots) if words[start + slot])
 
-    def put(self, key: bytes, value: bytes, kind: int, expires: float | None, known: int = -1) -> Written:
+    def put(self, key: bytes, value: bytes, kind: int, expires: float | None) -> None:
         """Write a record in place of the key's old one, if there is one, and let others make room.
-
-        ``known`` is its slot, from who knows that it is there.
 
         Raises:
             SizeError: it is too large for this cache.
@@ -195,17 +191,14 @@ class Store:
                 " make the cache larger, or store less"
             )
         words, mapping = self.words, self.mapping
-        slot = known if known >= 0 else -1 if (found := self.find(key)) is None else found[0]
-        if slot >= 0:
-            entry = words[self.entries_at + slot]
-            tag_bits = entry & ~PLACE_MASK
-            hot = entry & PLACE_MASK >= self._main_place or mapping[self.frequencies_at + slot] > 1
+        hashed = _digest(key, self._seed)
+        slot = self._slot_of(key, hashed)
+        if slot is not None:
+            place = words[self.entries_at + slot] & PLACE_MASK
+            hot = place >= self._main_place or mapping[self.frequencies_at + slot] > 1
         else:
-            hashed = _digest(key, self._seed)
-            tag = hashed >> PLACE_BITS
-            tag_bits = tag << PLACE_BITS
-            slot = self._free_slot(hashed, tag)
-            hot = not words[Word.FULL] or self._forget_ghost(hashed, tag)
+            slot = self._free_slot(hashed)
+            hot = not words[Word.FULL] or self._forget_ghost(hashed)
         log = self._main if hot or size > self._small_item_max else self._small
         log_head = words[log.head]
         at = log_head % log.size
@@ -215,23 +208,20 @@ class Store:
             log_head, place = self._make_room(log, size)
         body = (place << 3) + self.body_at
         value_at = body + len(head)
-        seed = _digest(head)
-        checksum = _digest(value, seed)
         words[place] = slot << SLOT_BITS | length
-        words[place + 1] = checksum
+        words[place + 1] = _digest(value, _digest(head))
         mapping[body:value_at] = head
         mapping[value_at : body + length] = value
         words[log.head] = log_head + size
         word = self.entries_at + slot
-        entry = tag_bits | place
+        entry = hashed >> PLACE_BITS << PLACE_BITS | place
         if words[word]:
             words[word] = entry
         else:
-            mapping[self.tags_at + slot] = entry >> PLACE_BITS & 0xFF or 1
+            mapping[self.tags_at + slot] = hashed >> PLACE_BITS & 0xFF or 1
             mapping[self.frequencies_at + slot] = 0
             words[word] = entry
             count_up(words, Word.ITEMS)
-        return slot, entry, value_at, seed, checksum
 
     def remove(self, slot: int) -> None:
         """Remove what is in a slot."""
@@ -300,8 +290,29 @@ class Store:
         count_up(words, Word.DAMAGED)
         return None
 
-    def _free_slot(self, hashed: int, tag: int) -> int:
+    def _slot_of(self, key: bytes, hashed: int) -> int | None:
+        """The slot whose record is the key's, sound or not. By the one writer."""
+        tag = hashed >> PLACE_BITS
+        byte, find_byte, words, mapping = _TAG_BYTES[tag & 0xFF], self._find_byte, self.words, self.mapping
+        bucket = hashed % self._buckets
+        start = self.tags_at + bucket * WAYS
+        length = len(key) + 1
+        while True:
+            at = find_byte(byte, start, start + WAYS)
+            while at >= 0:
+                entry = words[at + self._word_at]
+                body = ((entry & PLACE_MASK) << 3) + self.body_at
+                if mapping[body : body + length].endswith(key) and entry:
+                    return at - self.tags_at
+                at = find_byte(byte, at + 1, start + WAYS)
+            second = self.tags_at + (tag * _MIX - bucket) % self._buckets * WAYS
+            if start == second:
+                return None
+            start = second
+
+    def _free_slot(self, hashed: int) -> int:
         """A slot for a new key, in one of its two buckets; evicts what was read least if both are full."""
+        tag = hashed >> PLACE_BITS
         first = hashed % self._buckets
         second = (tag * _MIX - first) % self._buckets
         for bucket in (first, second):
@@ -337,8 +348,9 @@ class Store:
         self.mapping[start + 2 : end] = self.mapping[start : end - 2]
         self.mapping[start : start + 2] = (tag >> 8).to_bytes(2, "little")
 
-    def _forget_ghost(self, hashed: int, tag: int) -> bool:
+    def _forget_ghost(self, hashed: int) -> bool:
         """Whether the small log has lost this key lately."""
+        tag = hashed >> PLACE_BITS
         start = self._ghosts_of(hashed % self._buckets, tag)
         at = self._find_byte((tag >> 8).to_bytes(2, "little"), start, start + 2 * GHOSTS)
         if at < 0 or (at - start) & 1 or not tag >> 8:
