@@ -46,14 +46,11 @@ class Word:
     SMALL_HEAD: Final = 520
     """Bytes ever written to the log; its place there is this modulo its size."""
     SMALL_TAIL: Final = 521
-    SMALL_PASSED: Final = 522
-    """Bytes that the tail has passed lately."""
-    SMALL_DEAD: Final = 523
-    """How many of those were no item any more."""
+    SMALL_DEAD: Final = 522
+    """Bytes of the log that hold records of no item any more: a count that a killed writer may leave a little low."""
     MAIN_HEAD: Final = 524
     MAIN_TAIL: Final = 525
-    MAIN_PASSED: Final = 526
-    MAIN_DEAD: Final = 527
+    MAIN_DEAD: Final = 526
     EVICTED: Final = 530
     """Items that had to make room, ever."""
     EXPIRED: Final = 531

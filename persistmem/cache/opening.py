@@ -99,6 +99,7 @@ class OpenCache:
             self.row.close()
             self.row = CounterRow.shared(self.arena.descriptor(), self.store.geometry)
         except Error:
+            self.lock.abandon()
             self.is_closed = True  # the arena was closed, or its kernel is gone: nothing of it may be used here
 
     def _geometry(self, items: int | None) -> Geometry:

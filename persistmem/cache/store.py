@@ -51,12 +51,12 @@ _PIECE: Final = 1 << 20
 _HEAD_MAX: Final = 1 << 62  # four exabytes: what claims to have written more was scribbled in
 _LOOKS_MAX: Final = 8
 """How often a reader looks at a record that changes under it, before it is called damaged."""
-_REWRITES_MAX: Final = 64
+_REWRITES_MAX: Final = 512
 """Records that one write moves on at the most, so that none takes long; then even what was read is evicted."""
 _RESERVE_SHARE: Final = 128
 """One byte in so many of a log is its reserve; records that are larger are not moved on."""
 _DEAD_SHARE: Final = 8
-"""If more than one byte in so many that a tail passes is dead, nothing alive is evicted: what is dead makes room."""
+"""If more than one byte in so many of a log is dead, nothing alive is evicted: what is dead makes room."""
 
 
 Found = tuple[int, int, int, float | None, bytes, int, int]
@@ -76,7 +76,6 @@ class _Log:
     """Bytes of it that new records may take: the rest is for records that are moved on within it."""
     head: int
     tail: int
-    passed: int
     dead: int
 
 
@@ -107,11 +106,11 @@ class Store:
         small, main = geometry.small_size, geometry.main_size
         self._small = _Log(
             *(geometry.small_at, small, small - (small // _RESERVE_SHARE & ~7)),
-            *(Word.SMALL_HEAD, Word.SMALL_TAIL, Word.SMALL_PASSED, Word.SMALL_DEAD),
+            *(Word.SMALL_HEAD, Word.SMALL_TAIL, Word.SMALL_DEAD),
         )
         self._main = _Log(
             *(geometry.main_at, main, main - (main // _RESERVE_SHARE & ~7)),
-            *(Word.MAIN_HEAD, Word.MAIN_TAIL, Word.MAIN_PASSED, Word.MAIN_DEAD),
+            *(Word.MAIN_HEAD, Word.MAIN_TAIL, Word.MAIN_DEAD),
         )
 
     def find(self, key: bytes) -> Found | None:
@@ -198,7 +197,7 @@ class Store:
             hot = place >= self._main_place or mapping[self.frequencies_at + slot] > 1
         else:
             slot = self._free_slot(hashed)
-            hot = not words[Word.FULL] or self._forget_ghost(hashed)
+            hot = not words[Word.FULL] or self._is_much_dead(self._main) or self._forget_ghost(hashed)
         log = self._main if hot or size > self._small_item_max else self._small
         log_head = words[log.head]
         at = log_head % log.size
@@ -215,8 +214,9 @@ class Store:
         words[log.head] = log_head + size
         word = self.entries_at + slot
         entry = hashed >> PLACE_BITS << PLACE_BITS | place
-        if words[word]:
+        if old := words[word]:
             words[word] = entry
+            self._count_dead(old & PLACE_MASK)
         else:
             mapping[self.tags_at + slot] = hashed >> PLACE_BITS & 0xFF or 1
             mapping[self.frequencies_at + slot] = 0
@@ -225,10 +225,11 @@ class Store:
 
     def remove(self, slot: int) -> None:
         """Remove what is in a slot."""
-        if self.words[self.entries_at + slot]:
+        if entry := self.words[self.entries_at + slot]:
             self.words[self.entries_at + slot] = 0
             self.mapping[self.tags_at + slot] = 0
             self.words[Word.ITEMS] = max(0, self.words[Word.ITEMS] - 1)
+            self._count_dead(entry & PLACE_MASK)
 
     def clear(self) -> None:
         """Remove everything. Cost: writes the index."""
@@ -242,7 +243,7 @@ class Store:
             if not self._is_sane(log):
                 words[log.head] = 0
             words[log.tail] = words[log.head]
-            words[log.passed] = words[log.dead] = 0
+            words[log.dead] = 0
         words[Word.FULL] = words[Word.ITEMS] = 0
         count_up(words, Word.GENERATION)
 
@@ -399,28 +400,29 @@ class Store:
         if not 0 < size <= min(words[log.head] - tail, log.size - tail % log.size):
             self.clear()  # a log that cannot be walked cannot be kept
             return 0
-        dead = moved = 0
+        moved = 0
         if first < FILLER:
             slot = first >> SLOT_BITS
-            entry = words[self.entries_at + slot] if slot < self.geometry.slots else 0
-            if not entry or entry & PLACE_MASK != place or self._is_over(place):
-                dead = size
-                if entry & PLACE_MASK == place:
-                    self.remove(slot)
-                    count_up(words, Word.EXPIRED)
+            if self._is_dead(place, first):
+                pass
+            elif self._is_over(place):
+                self.remove(slot)
+                count_up(words, Word.EXPIRED)
             elif may_rewrite and (target := self._target(log, slot)) is not None:
                 moved = self._move_on(log, target, slot, size)
             else:
                 self._evict(slot)
+            if not moved:
+                words[log.dead] = max(0, words[log.dead] - size)
         if words[log.tail] != tail:
             return moved  # the other log could not be walked, and everything was cleared
-        count_up(words, log.passed, size)
-        count_up(words, log.dead, dead)
-        if words[log.passed] > log.size >> 2:
-            words[log.passed] >>= 1
-            words[log.dead] >>= 1
         words[log.tail] = tail + size
         return moved
+
+    def _is_dead(self, place: int, first: int) -> bool:
+        """Whether the record at a place, whose first word is given, is that of no item any more."""
+        slot = first >> SLOT_BITS
+        return slot >= self.geometry.slots or self.words[self.entries_at + slot] & PLACE_MASK != place
 
     def _is_over(self, place: int) -> bool:
         """Whether the time of the record at a place is up."""
@@ -432,12 +434,35 @@ class Store:
         except struct.error:
             return True  # it is damaged, and has no time
 
+    def _count_dead(self, place: int) -> None:
+        """Take notice that the record at a place is that of no item any more."""
+        log = self._main if place >= self._main_place else self._small
+        try:
+            size = record_size(self.words[place] & LENGTH_MASK)
+        except IndexError:
+            return  # a damaged entry, which pointed nowhere
+        self.words[log.dead] = min(self.words[log.dead] + size, log.size)
+
+    def _is_much_dead(self, log: _Log) -> bool:
+        """Whether a log makes room by what is dead in it, so that nothing alive need be evicted."""
+        return self.words[log.dead] * _DEAD_SHARE > log.size
+
+    def _has_free_tail(self, log: _Log) -> bool:
+        """Whether what stands at a log's tail is of no use to anybody."""
+        tail = self.words[log.tail]
+        if tail == self.words[log.head]:
+            return True
+        place = (log.at + tail % log.size) >> 3
+        first = self.words[place]
+        return first >= FILLER or self._is_dead(place, first) or self._is_over(place)
+
     def _target(self, log: _Log, slot: int) -> _Log | None:
         """Which log the record of a slot goes to when the tail of ``log`` comes to it; None if it is evicted."""
         if self.mapping[self.frequencies_at + slot] > (1 if log is self._small else 0):
             return self._main
-        # A log that is full of what was written over makes room by that alone.
-        return log if self.words[log.dead] * _DEAD_SHARE > self.words[log.passed] else None
+        if log is self._small and (self._is_much_dead(self._main) or self._has_free_tail(self._main)):
+            return self._main
+        return log if self._is_much_dead(log) else None
 
     def _move_on(self, log: _Log, target: _Log, slot: int, size: int) -> int:
         """Copy the record of a slot to the head of ``target``, or evict it if there is no room; how many were moved."""

@@ -98,6 +98,12 @@ class WriterLock:
         self._watcher = None
         self._watched = threading.Event()
 
+    def abandon(self) -> None:
+        """Be a forked child that may not write: every later use raises ClosedError."""
+        self._kept = False
+        self._closed = True
+        self._thread_lock = threading.Lock()
+
     @property
     def fd(self) -> int:
         """The description that the lock belongs to."""
