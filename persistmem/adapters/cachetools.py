@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Hashable, Iterator
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Final, NoReturn, cast
 from uuid import UUID
@@ -116,7 +117,8 @@ class PersistmemCache(cachetools.Cache[Hashable, Any]):
         """Give the keys there are, in no order; equal to what was given, numbers and named tuples perhaps plainer."""
         for name in self._shared.use(iter):
             if isinstance(name, bytes):
-                yield decode_key(name)
+                with suppress(CorruptError):  # something else uses this cache, too
+                    yield decode_key(name)
 
     def __len__(self) -> int:
         """Return how many items there are, those that have expired included until their memory is needed."""
@@ -261,6 +263,6 @@ def _key(plain: object) -> Hashable:
             return _TYPES[name]
         case ["frozenset", list(items)]:
             return frozenset(decode_key(item) for item in items)
-        case list():
-            raise ValueError(plain)
-    return plain
+        case Hashable():
+            return plain
+    raise ValueError(plain)
