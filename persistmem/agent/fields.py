@@ -43,6 +43,7 @@ def text(longest: int) -> Kind[str]:
     def unpack(value: object) -> str:
         if not isinstance(value, str) or len(value) > longest:
             raise ValueError(f"expected a string of at most {longest} characters, found {_brief(value)}")
+        value.encode()  # half of a surrogate pair is no text, and a ValueError
         return value
 
     return Kind(lambda value: value[:longest], unpack)

@@ -38,7 +38,7 @@ from persistmem.threads import start_deaf
 _SETTLE: Final = 15.0
 """Seconds in which a thread of ours reads what the agent said."""
 _TRIES: Final = 5
-_PAUSE_MAX: Final = 5.0
+_PAUSE_MAX: Final = 1.0
 R = TypeVar("R")
 
 
@@ -202,20 +202,21 @@ class Holder:
                 self.ask(Ready(done), Noted)
 
     def _on_end(self, connection: Connection) -> None:
-        """Find another agent at once if something is held: it is kept by this process alone now."""
+        """Find another agent at once if something is held: it is kept by this process alone now.
+
+        Who only wants to be told of a kexec waits until somebody else has started one.
+        """
         with self._opening:
             if self._connection is not connection:
                 return
         pause = 0.01
-        while any(held.gone is None for held in list(self._held)):
-            try:
-                self.connection()
-            except Error:
-                # Who uses an arena meanwhile is told why; this thread only has to go on trying.
-                sleep(pause)
-                pause = min(2 * pause, _PAUSE_MAX)
-            else:
-                return
+        while (holds := any(held.gone is None for held in list(self._held))) or self._before_kexec:
+            # Who uses an arena meanwhile is told what the error was; this thread only has to go on trying.
+            with suppress(Error):
+                if self.connection(start=holds) is not None:
+                    return
+            sleep(pause)
+            pause = min(2 * pause, _PAUSE_MAX)
 
     def _after_fork_in_child(self) -> None:
         if self._connection is not None:

@@ -86,4 +86,7 @@ def read_state(path: Path) -> AgentState | None:
         content = file.read(_BYTES_MAX + 1)
     if len(content) > _BYTES_MAX:
         raise ValueError(f"expected at most {_BYTES_MAX} characters, found more")
-    return _STATE.unpack(json.loads(content))
+    try:
+        return _STATE.unpack(json.loads(content))
+    except RecursionError as error:
+        raise ValueError("expected what an agent wrote, found JSON that is nested too deep") from error

@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,7 @@ from persistmem.agent.simulated import SimulatedMachine
 from persistmem.agent.statefile import read_state
 from persistmem.errors import RefusedError
 
-from .support import PATIENCE, StartProgram, running_agent
+from .support import PATIENCE, StartProgram, kill_agent, running_agent
 
 ROOT = Audience(None)
 """The system's agent: everybody has arenas, and root decides."""
@@ -579,6 +580,18 @@ def last():
         attachment.simulate_reboot()
         watching.run("arena = attach('carts')")
         prepared, _ = connection().ask(prepare(), Prepared)
+        assert (prepared.applications, prepared.unready) == (1, 0)
+
+    def test_one_that_keeps_no_arena_is_told_by_the_agent_that_comes_after_a_killed_one(
+        self, connection: Callable[[], Connection], program: StartProgram
+    ) -> None:
+        program().run("import persistmem; persistmem.before_kexec(lambda: None)")
+        kill_agent()
+        attachment.start_agent()
+        deadline = time.monotonic() + PATIENCE
+        while (prepared := connection().ask(prepare(), Prepared)[0]).applications == 0:
+            assert time.monotonic() < deadline, "the program does not come back"
+            connection().ask(Abort(), Aborted)
         assert (prepared.applications, prepared.unready) == (1, 0)
 
     def test_a_simulated_upgrade_that_is_refused_leaves_nothing_prepared(self, runtime: RuntimeDirectory) -> None:
