@@ -432,6 +432,7 @@ class Cache(MutableMapping[Key, Any]):
     def _remove(self, name: bytes) -> Found | None:
         found = self._store.find(name)
         if found is None:
+            self._store.forget(name)
             return None
         self._store.remove(found[0])
         if self._is_over(found):

@@ -3,7 +3,7 @@
 import os
 from typing import Self
 
-from persistmem.arena.locks import lock, try_lock
+from persistmem.arena.locks import lock, try_lock, unlock_all
 
 
 class KeyLock:
@@ -23,7 +23,8 @@ class KeyLock:
         lock(self._fd, self._place, 1)
 
     def close(self) -> None:
-        """Give it back if it was taken."""
+        """Give it back if it was taken; a child that was forked meanwhile does not keep it."""
+        unlock_all(self._fd)
         os.close(self._fd)
 
     def __enter__(self) -> Self:

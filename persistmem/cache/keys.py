@@ -2,8 +2,10 @@
 
 import mmap
 import operator
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Final
+
+import msgpack
 
 from persistmem.arena.documents import DocumentDecoder, DocumentEncoder
 from persistmem.arena.types import TypeRegistry
@@ -18,6 +20,10 @@ KEY_BYTES_MIN: Final = 4
 _TEXT, _BYTES, _PACKED = range(3)
 _NO_TYPES: Final = TypeRegistry()
 _HEAD_SIZE: Final = 4
+
+
+_pack_int: Callable[[int], bytes] = msgpack.Packer().pack
+_encoders: list[DocumentEncoder] = []
 
 
 def _head(kind: int, length: int) -> bytes:
@@ -104,7 +110,15 @@ def _checked(key: object) -> object:
 
 
 def _pack(key: object) -> bytes:
-    return DocumentEncoder(_NO_TYPES, inline=True).pack(key)[0]
+    if type(key) is int and -(1 << 63) <= key < 1 << 64:
+        return _pack_int(key)
+    try:
+        encoder = _encoders.pop()
+    except IndexError:  # all are in use, by other threads
+        encoder = DocumentEncoder(_NO_TYPES, inline=True)
+    packed = encoder.pack(key)[0]
+    _encoders.append(encoder)
+    return packed
 
 
 def _unpack(body: bytes) -> Key:

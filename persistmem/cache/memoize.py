@@ -109,7 +109,7 @@ class _Memo:
                 if kept is None:
                     return self._compute(key, args, kwargs)
         elif self._is_due(kept):
-            worker = threading.Thread(target=self._refresh, args=(key, args, kwargs), daemon=True)
+            worker = threading.Thread(target=self._refresh, args=(key, args, kwargs, kept), daemon=True)
             start_deaf(worker)
         return kept.value
 
@@ -127,7 +127,7 @@ class _Memo:
                 if kept is None:
                     return await self._compute_async(key, args, kwargs)
         elif self._is_due(kept):
-            task = asyncio.ensure_future(self._refresh_async(key, args, kwargs))
+            task = asyncio.ensure_future(self._refresh_async(key, args, kwargs, kept))
             self._tasks.add(task)  # the loop itself would forget it
             task.add_done_callback(self._tasks.discard)
         return kept.value
@@ -154,15 +154,20 @@ class _Memo:
         self._keep(key, value, monotonic() - began)
         return value
 
-    def _refresh(self, key: "Key", args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    def _refresh(self, key: "Key", args: tuple[object, ...], kwargs: dict[str, object], old: _Kept) -> None:
         with self._cache.key_lock(key) as lock:
-            if lock.try_take():
+            if lock.try_take() and not self._is_renewed(key, old):
                 self._compute(key, args, kwargs)
 
-    async def _refresh_async(self, key: "Key", args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    async def _refresh_async(self, key: "Key", args: tuple[object, ...], kwargs: dict[str, object], old: _Kept) -> None:
         with self._cache.key_lock(key) as lock:
-            if lock.try_take():
+            if lock.try_take() and not self._is_renewed(key, old):
                 await self._compute_async(key, args, kwargs)
+
+    def _is_renewed(self, key: "Key", old: _Kept) -> bool:
+        """Whether somebody else has computed it since."""
+        kept = self._kept(key)
+        return kept is not None and kept.until != old.until
 
     def _keep(self, key: "Key", value: object, cost: float) -> None:
         until = math.inf if self._lifetime is None else self._cache.now() + self._lifetime

@@ -54,7 +54,11 @@ _LOOKS_MAX: Final = 8
 _REWRITES_MAX: Final = 512
 """Records that one write moves on at the most, so that none takes long; then even what was read is evicted."""
 _RESERVE_SHARE: Final = 128
-"""One byte in so many of a log is its reserve; records that are larger are not moved on."""
+_RESERVE_MIN: Final = 128 << 10
+_RESERVE_SHARE_MAX: Final = 32
+"""What is kept free of a log, for records that are moved on within it: one byte in 128, but no less than 128 KiB unless
+that were more than one in 32. Larger records than half of it are not always moved on.
+"""
 _DEAD_SHARE: Final = 8
 """If more than one byte in so many of a log is dead, nothing alive is evicted: what is dead makes room."""
 
@@ -98,6 +102,7 @@ class Store:
         self.frequencies_at = base + geometry.frequencies_at
         self._ghosts_at = base + geometry.ghosts_at
         self.entries_at = geometry.entries_at >> 3
+        self._places = geometry.size >> 3
         self._word_at = self.entries_at - self.tags_at
         self._main_place = geometry.main_at >> 3
         self._find_byte = mapping.find
@@ -105,11 +110,11 @@ class Store:
         self._small_item_max = geometry.small_size // 4
         small, main = geometry.small_size, geometry.main_size
         self._small = _Log(
-            *(geometry.small_at, small, small - (small // _RESERVE_SHARE & ~7)),
+            *(geometry.small_at, small, small - _reserve(small)),
             *(Word.SMALL_HEAD, Word.SMALL_TAIL, Word.SMALL_DEAD),
         )
         self._main = _Log(
-            *(geometry.main_at, main, main - (main // _RESERVE_SHARE & ~7)),
+            *(geometry.main_at, main, main - _reserve(main)),
             *(Word.MAIN_HEAD, Word.MAIN_TAIL, Word.MAIN_DEAD),
         )
 
@@ -144,7 +149,7 @@ class Store:
         tag = hashed >> PLACE_BITS
         byte = _TAG_BYTES[tag & 0xFF]
         bucket = hashed % self._buckets
-        for bucket_now in (bucket, (tag * _MIX - bucket) % self._buckets):
+        for bucket_now in {bucket, (tag * _MIX - bucket) % self._buckets}:
             start = self.tags_at + bucket_now * WAYS
             at = self._find_byte(byte, start, start + WAYS)
             while at >= 0:
@@ -168,7 +173,20 @@ class Store:
             count_up(self.words, Word.DAMAGED)
             return None
         found = self._look(slot, key)
-        return None if found is None else (key, found)
+        # Where nobody finds it, its key may be in another slot by now.
+        if found is not None and self._leads_to(slot, found[1] >> PLACE_BITS, key):
+            return key, found
+        if self.words[self.entries_at + slot] == entry:
+            count_up(self.words, Word.DAMAGED)
+        return None
+
+    def _leads_to(self, slot: int, tag: int, key: bytes) -> bool:
+        """Whether who looks for a key comes to a slot whose entry has this tag."""
+        hashed = _digest(key, self._seed)
+        bucket = hashed % self._buckets
+        buckets = bucket, (tag * _MIX - bucket) % self._buckets
+        byte = self.mapping[self.tags_at + slot]
+        return hashed >> PLACE_BITS == tag and byte == (tag & 0xFF or 1) and slot // WAYS in buckets
 
     def slots(self) -> Iterator[int]:
         """The slots that are taken, in no order."""
@@ -196,6 +214,7 @@ class Store:
             place = words[self.entries_at + slot] & PLACE_MASK
             hot = place >= self._main_place or mapping[self.frequencies_at + slot] > 1
         else:
+            self._forget(hashed)
             slot = self._free_slot(hashed)
             hot = not words[Word.FULL] or self._is_much_dead(self._main) or self._forget_ghost(hashed)
         log = self._main if hot or size > self._small_item_max else self._small
@@ -230,6 +249,26 @@ class Store:
             self.mapping[self.tags_at + slot] = 0
             self.words[Word.ITEMS] = max(0, self.words[Word.ITEMS] - 1)
             self._count_dead(entry & PLACE_MASK)
+
+    def forget(self, key: bytes) -> None:
+        """Remove what was this key's, and was damaged so that it is not found any more.
+
+        A process may still know the way to its value, and must not go there when the key is stored anew, or removed.
+        """
+        self._forget(_digest(key, self._seed))
+
+    def _forget(self, hashed: int) -> None:
+        tag = hashed >> PLACE_BITS
+        first = hashed % self._buckets
+        for bucket in (first, (tag * _MIX - first) % self._buckets):
+            start = self.base + (self.entries_at + bucket * WAYS << 3)
+            end = start + WAYS * 8
+            at = self._find_byte(tag.to_bytes(3, "little"), start, end)
+            while at >= 0:
+                slot = bucket * WAYS + (at - start >> 3)
+                if (at - start) & 7 == 5 and self.words[self.entries_at + slot] and self.peek(slot) is None:
+                    self.remove(slot)
+                at = self._find_byte(tag.to_bytes(3, "little"), at + 1, end)
 
     def clear(self) -> None:
         """Remove everything. Cost: writes the index."""
@@ -288,7 +327,6 @@ class Store:
                     return slot, entry, head[0] & ~EXPIRES, expires, value, value_at, seed
             except IndexError:
                 break
-        count_up(words, Word.DAMAGED)
         return None
 
     def _slot_of(self, key: bytes, hashed: int) -> int | None:
@@ -301,10 +339,13 @@ class Store:
         while True:
             at = find_byte(byte, start, start + WAYS)
             while at >= 0:
-                entry = words[at + self._word_at]
-                body = ((entry & PLACE_MASK) << 3) + self.body_at
-                if mapping[body : body + length].endswith(key) and entry:
-                    return at - self.tags_at
+                place = words[at + self._word_at] & PLACE_MASK
+                body = (place << 3) + self.body_at
+                if mapping[body : body + length].endswith(key) and 0 < place < self._places:
+                    # A damaged entry may point to what is another slot's: that one is found then, or nothing.
+                    slot = at - self.tags_at
+                    if words[place] >> SLOT_BITS == slot:
+                        return slot
                 at = find_byte(byte, at + 1, start + WAYS)
             second = self.tags_at + (tag * _MIX - bucket) % self._buckets * WAYS
             if start == second:
@@ -485,3 +526,8 @@ class Store:
         mapping[at] = max(0, mapping[at] - 1) if target is log else 0
         words[self.entries_at + slot] = entry >> PLACE_BITS << PLACE_BITS | place
         return 1
+
+
+def _reserve(size: int) -> int:
+    """Bytes of a log of this size that are kept free."""
+    return max(size // _RESERVE_SHARE, min(size // _RESERVE_SHARE_MAX, _RESERVE_MIN)) & ~7

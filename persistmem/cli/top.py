@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 INTERVAL_DEFAULT: Final = 1.0
 
 _HEADING: Final = (
-    *("CACHE", "HITS", "OVERALL", "READS/S", "WRITES/S", "EVICTED/S", "FILL", "ITEMS", "NEW TURN", "KEPT TURN"),
+    *("CACHE", "HITS", "OVERALL", "READS/S", "WRITES/S", "EVICTED/S", "FILL", "SIZE", "ITEMS", "NEW TURN", "KEPT TURN"),
     "OPEN IN",
 )
+_DISPENSABLE: Final = "OPEN IN", "SIZE", "ITEMS", "KEPT TURN", "WRITES/S", "NEW TURN", "OVERALL", "FILL", "EVICTED/S"
+"""What a narrow terminal does not show, first to last."""
 _ABOUT_TURNS: Final = (
-    "TURN: an estimate, for items do not keep their ages: how long the log of what is new, and that of what was read"
-    " again, would take to be written anew at the present rate. An item that is not read is evicted at about that age."
+    "NEW TURN, KEPT TURN: estimates, for items do not keep their ages: the time in which the log of what is new, and"
+    " that of what was read again, would be written anew at the present rate. An item that nobody reads is evicted at"
+    " about that age."
 )
 _UNKNOWN: Final = "-"
 
@@ -71,9 +74,10 @@ def top(
     --json prints, for each interval, a list of objects on a line of its own, with the keys
     cache, seconds (of the interval), hit_ratio (in it; null without reads),
     hit_ratio_overall, reads, writes and evicted (a second), fill (used of size), items,
-    used, size (bytes), small_age_estimate and main_age_estimate (seconds in which the log
-    of what is new, and that of what was read again, turns over at the present rate of
-    writing; null if nothing was written) and processes.
+    used, size (bytes), new_turnover_estimate and kept_turnover_estimate (seconds in which
+    the log of what is new, and that of what was read again, would be written anew at the
+    present rate: about the age of what is evicted; null if nothing was written) and
+    processes (that have it open).
     """
     from persistmem.cli.output import note
 
@@ -98,7 +102,7 @@ def top(
 
 
 class Watch:
-    """Looks at caches again and again: at those that are named, or at all; at new ones too, and at none that is gone."""
+    """Looks at caches again and again: at those that are named, or at all; at new ones too, and not at what is gone."""
 
     def __init__(self, names: Sequence[Name] | None) -> None:
         """Watch ``names``, or everything."""
@@ -138,11 +142,13 @@ class Watch:
             self._forget(arena)
         for name in sorted(wanted):
             try:
-                arena = self._arenas.get(name) or self._arenas.setdefault(name, attach(name))
-                caches = {f"{name}/{cache}": cache for cache in find_caches(arena)}
+                if name not in self._arenas:
+                    self._arenas[name] = attach(name)
+                opened = self._arenas[name]
+                caches = {f"{name}/{cache}": cache for cache in find_caches(opened)}
                 for cache in self._chosen(caches):
                     if cache not in self._views:
-                        self._views[cache] = CacheView(arena, caches[cache])
+                        self._views[cache] = CacheView(opened, caches[cache])
                 for cache in [cache for cache in self._views if _is_of(cache, name) and cache not in caches]:
                     self._close(cache)
             except Error:
@@ -208,10 +214,11 @@ def _cells(line: Line) -> list[str]:
         _rate(activity.reads),
         _rate(activity.writes),
         _rate(activity.evicted),
-        f"{percent(stats.used / stats.size)} of {format_size(stats.size)}",
+        percent(stats.used / stats.size),
+        format_size(stats.size),
         f"{stats.items:,}",
-        _age(activity.small_age),
-        _age(activity.main_age),
+        _age(activity.small_turnover),
+        _age(activity.main_turnover),
         f"{stats.processes:,}",
     ]
 
@@ -248,8 +255,8 @@ def _line_json(line: Line) -> "Json":
         "items": stats.items,
         "used": stats.used,
         "size": stats.size,
-        "small_age_estimate": activity.small_age,
-        "main_age_estimate": activity.main_age,
+        "new_turnover_estimate": activity.small_turnover,
+        "kept_turnover_estimate": activity.main_turnover,
         "processes": stats.processes,
     }
 
@@ -277,37 +284,52 @@ def _show_live(watch: Watch, interval: float) -> None:
     console = Console(highlight=False)
     with _keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
         lines = watch.look()
-        live.update(_table(lines, interval), refresh=True)
+        live.update(_table(lines, interval, console.width), refresh=True)
         due = time.monotonic() + min(interval, 1.0)
         while True:
             while (left := due - time.monotonic()) > 0:
                 if keys.pressed(left) in ("q", "Q"):
                     return
-            live.update(_table(watch.look(), interval), refresh=True)
+            live.update(_table(watch.look(), interval, console.width), refresh=True)
             due = time.monotonic() + interval
 
 
-def _table(lines: Sequence[Line], interval: float) -> "Table":
+def _table(lines: Sequence[Line], interval: float, width: int) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     from persistmem.cli.output import printable
 
+    rows = [[printable(cell) for cell in _cells(line)] for line in lines]
+    shown = _columns([_HEADING, *rows], width)
+    turns = _HEADING.index("NEW TURN") in shown
+    caption = (_ABOUT_TURNS if turns else None) if lines else "No caches; persistmem.Cache(NAME, SIZE) makes one."
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"persistmem top: every {interval:g} s, at {time.strftime('%H:%M:%S')}; q ends it",
         title_justify="left",
-        caption=_ABOUT_TURNS if lines else "No caches; persistmem.Cache(NAME, SIZE) makes one.",
+        caption=caption,
         caption_justify="left",
-        expand=False,
+        padding=(0, 1, 0, 0),
     )
-    for column, heading in enumerate(_HEADING):
-        table.add_column(heading, justify="right" if column else "left", no_wrap=column == 0, overflow="fold")
-    for line in lines:
-        name, *numbers = _cells(line)
-        table.add_row(Text(printable(name)), *numbers)
+    for column in shown:
+        table.add_column(_HEADING[column], justify="right" if column else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[column]) for column in shown))
     return table
+
+
+def _columns(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Numbers of the columns that there is room for."""
+    from rich.cells import cell_len
+
+    widths = [2 + max(cell_len(row[column]) for row in rows) for column in range(len(_HEADING))]
+    shown = list(range(len(_HEADING)))
+    for heading in _DISPENSABLE:
+        if sum(widths[column] for column in shown) + 1 > width:
+            shown.remove(_HEADING.index(heading))
+    return shown
 
 
 class _Keys:
