@@ -60,6 +60,13 @@ class CounterRow:
         """
         return cls(fd, geometry.counters_at + (COUNTER_ROWS - 1) * COUNTERS, is_shared=True)
 
+    def forget_parent(self, fd: int, geometry: Geometry) -> None:
+        """Be a forked child's: the shared row, with ``fd`` in place of the parent's description."""
+        os.close(self._fd)
+        self._fd = fd
+        self.at = geometry.counters_at + (COUNTER_ROWS - 1) * COUNTERS
+        self.is_shared = True
+
     def claim(self, place: int, words: Words, geometry: Geometry) -> None:
         """Be the first free row, if there is one, and keep what a process that is gone has counted there.
 

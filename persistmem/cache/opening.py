@@ -96,8 +96,7 @@ class OpenCache:
         """Be in a forked child: what the parent holds, this does not."""
         try:
             self.lock.forget_parent(self.arena.descriptor())
-            self.row.close()
-            self.row = CounterRow.shared(self.arena.descriptor(), self.store.geometry)
+            self.row.forget_parent(self.arena.descriptor(), self.store.geometry)
         except Error:
             self.lock.abandon()
             self.is_closed = True  # the arena was closed, or its kernel is gone: nothing of it may be used here

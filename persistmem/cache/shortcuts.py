@@ -3,31 +3,32 @@
 from collections.abc import Callable, Hashable
 from typing import Final
 
-SHORTCUTS_MAX: Final = 1 << 15
-"""Some 15 MB in each process."""
-_FORGONE_MAX: Final = 1 << 18
-"""Shortcuts that found no room before all are given up, so that what is read now can have them."""
+SHORTCUTS_DEFAULT: Final = 1 << 17
+"""Most keys that a process remembers the place of, unless it says otherwise: some 400 bytes each."""
 
-Shortcut = tuple[int, int, slice, int, int, float | None, Callable[[bytes], object]]
-"""Number of the index's word, and that word; where the value is; its checksum, and the seed of that; when its time is
-up; what decodes it.
+Shortcut = tuple[int, int, slice, int, float | None, Callable[[bytes], object] | None]
+"""Number of the index's word, and that word; where the value is, and its XXH3-64; when its time is up; what decodes it,
+None for bytes as they are.
 
-Valid as long as the word is the same and the value has the same checksum: then it is the very record that was compared
-with the key. A plain tuple, because it is taken apart at each read.
+Valid as long as the word is the same and the value hashes to the same: then it is the value of the very record that was
+compared with the key. A plain tuple, because it is taken apart at each read.
 """
 
 
 class Shortcuts(dict[Hashable, Shortcut]):
-    """Shortcuts by key. Keys that are equal have the same record, whatever their types."""
+    """Shortcuts by key, up to a number. Keys that are equal have the same record, whatever their types."""
 
-    forgone = 0
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self._forgone = 0
 
     def add(self, key: Hashable, shortcut: Shortcut) -> None:
-        """Remember one, if there is room."""
-        if len(self) < SHORTCUTS_MAX or key in self:
+        """Remember one, if there is room; if there was none for long, all others give way to what is read now."""
+        if len(self) < self._most or key in self:
             self[key] = shortcut
             return
-        self.forgone += 1
-        if self.forgone > _FORGONE_MAX:
-            self.forgone = 0
+        self._forgone += 1
+        if self._forgone > 8 * self._most:
+            self._forgone = 0
             self.clear()

@@ -63,10 +63,9 @@ _DEAD_SHARE: Final = 8
 """If more than one byte in so many of a log is dead, nothing alive is evicted: what is dead makes room."""
 
 
-Found = tuple[int, int, int, float | None, bytes, int, int]
+Found = tuple[int, int, int, float | None, bytes, int]
 """A record that was found and checked: its slot, its entry, how its value is to be read, when its time is up (None for
-never), the value, where in the mapping that begins, and the seed of its checksum. A plain tuple, which is made at each
-read.
+never), the value, and where in the mapping that begins. A plain tuple, which is made at each read.
 """
 
 
@@ -138,9 +137,8 @@ class Store:
                 try:
                     first, slot = words[place], at - self.tags_at
                     value = mapping[value_at : body + (first & LENGTH_MASK)]
-                    seed = _digest(head)
-                    if _digest(value, seed) == words[place + 1] and first >> SLOT_BITS == slot:
-                        return slot, entry, head[0], None, value, value_at, seed
+                    if _digest(value, _digest(head)) == words[place + 1] and first >> SLOT_BITS == slot:
+                        return slot, entry, head[0], None, value, value_at
                 except IndexError:
                     pass
         return self._find_anywhere(key, hashed)
@@ -322,9 +320,8 @@ class Store:
             try:
                 first = words[place]
                 value = mapping[value_at : body + (first & LENGTH_MASK)]
-                seed = _digest(head)
-                if _digest(value, seed) == words[place + 1] and first >> SLOT_BITS == slot:
-                    return slot, entry, head[0] & ~EXPIRES, expires, value, value_at, seed
+                if _digest(value, _digest(head)) == words[place + 1] and first >> SLOT_BITS == slot:
+                    return slot, entry, head[0] & ~EXPIRES, expires, value, value_at
             except IndexError:
                 break
         return None

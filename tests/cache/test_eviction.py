@@ -152,6 +152,15 @@ def test_cleared_cache_holds_as_much_as_a_new_one() -> None:
         assert len(cache) >= held - 20
 
 
+def test_large_cache_is_cleared_as_a_whole() -> None:
+    with cache_of(32 << 20) as cache:
+        cache.set_many(dict.fromkeys(range(30_000), 1))
+        assert len(cache) > 29_990
+        cache.clear()
+        assert len(cache) == len(list(cache)) == 0
+        assert not any(number in cache for number in range(30_000))
+
+
 def test_most_of_the_memory_is_used_for_items() -> None:
     with cache_of(256 << 10) as cache:
         fill(cache, "x", 5000)

@@ -165,16 +165,20 @@ def test_item_that_is_replaced_is_dead_where_it_was_and_keeps_its_slot() -> None
 def test_key_whose_first_bucket_is_full_goes_to_its_second() -> None:
     with cache_of(SIZE) as cache:
         (seed,) = words(region_of(cache), 48)
-        numbers = [number for number in range(20_000) if xxh3(text_key(str(number)), seed) % BUCKETS == 3][:20]
+
+        def buckets_of(number: int) -> tuple[int, int]:
+            hashed = xxh3(text_key(str(number)), seed)
+            first = hashed % BUCKETS
+            return first, ((hashed >> 40) * 0x9E3779B97F4A7C15 - first) % BUCKETS
+
+        numbers = [number for number in range(20_000) if buckets_of(number)[0] == 3 != buckets_of(number)[1]][:20]
         for number in numbers:
             cache[str(number)] = number
         region = region_of(cache)
         for order, number in enumerate(numbers):
-            hashed = xxh3(text_key(str(number)), seed)
-            tag = hashed >> 40
-            second = (tag * 0x9E3779B97F4A7C15 - 3) % BUCKETS
+            tag = xxh3(text_key(str(number)), seed) >> 40
             (slot,) = (slot for slot in range(SLOTS) if words(region, ENTRIES + 8 * slot)[0] >> 40 == tag)
-            assert slot // 16 == (3 if order < 16 else second)
+            assert slot // 16 == buckets_of(number)[order >= 16]
             assert cache[str(number)] == number
 
 
@@ -188,12 +192,16 @@ def test_reads_are_counted_in_the_slot_and_in_the_row_of_the_process() -> None:
             cache.get("ada")
             seen.append(region_of(cache)[FREQUENCIES + slot])
         assert seen == [1, 3, 3, 3, 3]
+        cache["ada"] = 37
+        assert region_of(cache)[FREQUENCIES + slot] == 3
         cache.get("missing")
         cache.delete("ada")
         with open_cache(cache.arena) as other:
             other.get("missing")
-            assert words(region_of(cache), 8192, 4) == [5, 1, 1, 1]  # hits, misses, sets, deletes
+            assert words(region_of(cache), 8192, 4) == [5, 1, 2, 1]  # hits, misses, sets, deletes
             assert words(region_of(cache), 8192 + 64, 4) == [0, 1, 0, 0]
+        cache["ada"] = 38
+        assert region_of(cache)[FREQUENCIES + slot] == 0, "who is new in a slot was not read yet"
 
 
 def test_log_that_has_no_room_before_its_end_is_filled_up() -> None:

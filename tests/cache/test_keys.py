@@ -116,7 +116,7 @@ REFUSED: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("key", REFUSED, ids=repr)
+@pytest.mark.parametrize("key", REFUSED, ids=lambda key: type(key).__name__)
 def test_what_is_no_key_is_refused_with_its_type(key: Any) -> None:
     with cache_of() as cache:
         for use in (
