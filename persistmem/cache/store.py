@@ -106,12 +106,12 @@ class Store:
         self._main_place = geometry.main_at >> 3
         self._find_byte = mapping.find
         self._item_max = geometry.item_max
-        self._small_item_max = geometry.small_size // 4
         small, main = geometry.small_size, geometry.main_size
         self._small = _Log(
             *(geometry.small_at, small, small - _reserve(small)),
             *(Word.SMALL_HEAD, Word.SMALL_TAIL, Word.SMALL_DEAD),
         )
+        self._small_item_max = self._small.limit // 2
         self._main = _Log(
             *(geometry.main_at, main, main - _reserve(main)),
             *(Word.MAIN_HEAD, Word.MAIN_TAIL, Word.MAIN_DEAD),
@@ -243,10 +243,14 @@ class Store:
     def remove(self, slot: int) -> None:
         """Remove what is in a slot."""
         if entry := self.words[self.entries_at + slot]:
-            self.words[self.entries_at + slot] = 0
-            self.mapping[self.tags_at + slot] = 0
-            self.words[Word.ITEMS] = max(0, self.words[Word.ITEMS] - 1)
+            self._drop(slot)
             self._count_dead(entry & PLACE_MASK)
+
+    def _drop(self, slot: int) -> None:
+        """Empty a slot that is taken. Its record does not count as dead: a tail is just passing it."""
+        self.words[self.entries_at + slot] = 0
+        self.mapping[self.tags_at + slot] = 0
+        self.words[Word.ITEMS] = max(0, self.words[Word.ITEMS] - 1)
 
     def forget(self, key: bytes) -> None:
         """Remove what was this key's, and was damaged so that it is not found any more.
@@ -354,16 +358,19 @@ class Store:
         tag = hashed >> PLACE_BITS
         first = hashed % self._buckets
         second = (tag * _MIX - first) % self._buckets
-        for bucket in (first, second):
-            start = self.tags_at + bucket * WAYS
-            at = self._find_byte(_FREE, start, start + WAYS)
-            if at >= 0:
-                self.remove(at - self.tags_at)  # what has lost its tag cannot be found any more
-                return at - self.tags_at
+        # The emptier one: so hardly any are full before nearly all are.
+        start, other = self.tags_at + first * WAYS, self.tags_at + second * WAYS
+        if self.mapping[start : start + WAYS].count(_FREE) < self.mapping[other : other + WAYS].count(_FREE):
+            start = other
+        at = self._find_byte(_FREE, start, start + WAYS)
+        if at >= 0:
+            self.remove(at - self.tags_at)  # what has lost its tag cannot be found any more
+            return at - self.tags_at
         candidates = [bucket * WAYS + way for bucket in (first, second) for way in range(WAYS)]
         slot = min(candidates, key=self._worth)
-        if self.words[self.entries_at + slot]:
+        if entry := self.words[self.entries_at + slot]:
             self._evict(slot)
+            self._count_dead(entry & PLACE_MASK)
         return slot
 
     def _worth(self, slot: int) -> tuple[int, int]:
@@ -374,8 +381,9 @@ class Store:
         return self.mapping[self.frequencies_at + slot], int(entry & PLACE_MASK >= self._main_place)
 
     def _evict(self, slot: int) -> None:
+        """Let what is in a slot make room, as a tail passes it."""
         entry = self.words[self.entries_at + slot]
-        self.remove(slot)
+        self._drop(slot)
         count_up(self.words, Word.EVICTED)
         if entry & PLACE_MASK < self._main_place:
             self._remember_ghost(slot, entry >> PLACE_BITS)
@@ -407,22 +415,23 @@ class Store:
         if not self._is_sane(log):
             self.clear()
         rewrites = _REWRITES_MAX
-        while (found := self._fit(log, size, log.size - log.limit)) is None:
+        while (found := self._fit(log, size, log.limit)) is None:
             if log is self._main:
                 words[Word.FULL] = 1
-            rewrites -= self._pass(log, may_rewrite=rewrites > 0)
+            while words[log.head] + 2 * size - words[log.tail] > log.limit:  # twice: its end may be in the way
+                rewrites -= self._pass(log, may_rewrite=rewrites > 0)
         return found
 
-    def _fit(self, log: _Log, size: int, spare: int) -> tuple[int, int] | None:
-        """The head, if there is room at it with ``spare`` bytes left; fills up the log's end if it is in the way."""
+    def _fit(self, log: _Log, size: int, limit: int) -> tuple[int, int] | None:
+        """The head, if there is room at it within ``limit``; fills up the log's end if it is in the way."""
         words = self.words
         head = words[log.head]
-        free = log.size - head + words[log.tail] - spare
+        free = limit - head + words[log.tail]
         at = head % log.size
         to_end = log.size - at
         if size <= to_end:
-            return (head, (log.at + at) >> 3) if size <= free <= log.size else None
-        if not to_end + size <= free <= log.size:
+            return (head, (log.at + at) >> 3) if size <= free <= limit else None
+        if not to_end + size <= free <= limit:
             return None
         words[(log.at + at) >> 3] = FILLER | to_end
         words[log.head] = head + to_end
@@ -432,29 +441,27 @@ class Store:
         """Move the tail past one record, and the record on if it is worth it; returns how many were moved on."""
         words = self.words
         tail = words[log.tail]
-        place = (log.at + tail % log.size) >> 3
+        at = tail % log.size
+        place = (log.at + at) >> 3
         first = words[place]
-        size = first & LENGTH_MASK if first >= FILLER else record_size(first & LENGTH_MASK)
-        if not 0 < size <= min(words[log.head] - tail, log.size - tail % log.size):
+        size = first & LENGTH_MASK if first >= FILLER else RECORD_HEADER + ((first & LENGTH_MASK) + 7 & ~7)
+        if not 0 < size <= min(words[log.head] - tail, log.size - at):
             self.clear()  # a log that cannot be walked cannot be kept
             return 0
         moved = 0
         if first < FILLER:
             slot = first >> SLOT_BITS
             if self._is_dead(place, first):
-                pass
+                words[log.dead] = max(0, words[log.dead] - size)
             elif self._is_over(place):
-                self.remove(slot)
+                self._drop(slot)
                 count_up(words, Word.EXPIRED)
             elif may_rewrite and (target := self._target(log, slot)) is not None:
                 moved = self._move_on(log, target, slot, size)
             else:
                 self._evict(slot)
-            if not moved:
-                words[log.dead] = max(0, words[log.dead] - size)
-        if words[log.tail] != tail:
-            return moved  # the other log could not be walked, and everything was cleared
-        words[log.tail] = tail + size
+        if words[log.tail] == tail:  # else the other log could not be walked, and everything was cleared
+            words[log.tail] = tail + size
         return moved
 
     def _is_dead(self, place: int, first: int) -> bool:
@@ -511,7 +518,7 @@ class Store:
             if words[self.entries_at + slot] != entry:
                 return 0
         else:
-            found = self._fit(target, size, 0) if size <= target.size - target.limit else None
+            found = self._fit(target, size, target.size) if size <= target.size - target.limit else None
         if found is None:
             self._evict(slot)
             return 0

@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections import Counter
 
 import pytest
 import xxhash
@@ -127,13 +128,14 @@ def test_records_of_all_kinds_follow_each_other_in_the_log() -> None:
             (0, bytes.fromhex("81 a16b 91 01"), None),
         ]
         log, at = b"", MAIN // 8
+        taken: Counter[int] = Counter()
         for key, (kind, value, expires) in zip(keys, values, strict=True):
             hashed = xxh3(key, seed)
             candidates = [
                 slot for slot in range(SLOTS) if words(region, ENTRIES + 8 * slot) == [hashed >> 40 << 40 | at]
             ]
             assert len(candidates) == 1
-            assert candidates[0] // 16 == hashed % BUCKETS
+            assert candidates[0] // 16 == emptier_bucket(hashed, taken)
             log += record(candidates[0], kind, key, value, expires)
             at = (MAIN + len(log)) // 8
         assert region[MAIN : MAIN + len(log)] == log
@@ -162,24 +164,32 @@ def test_item_that_is_replaced_is_dead_where_it_was_and_keeps_its_slot() -> None
         assert words(region, ITEMS) == [0]
 
 
-def test_key_whose_first_bucket_is_full_goes_to_its_second() -> None:
+def buckets_of(hashed: int) -> tuple[int, int]:
+    """A key's first and second bucket."""
+    first = hashed % BUCKETS
+    return first, ((hashed >> 40) * 0x9E3779B97F4A7C15 - first) % BUCKETS
+
+
+def emptier_bucket(hashed: int, taken: Counter[int]) -> int:
+    """Where a new key goes, given how many slots of each bucket are taken; that one is taken too now."""
+    first, second = buckets_of(hashed)
+    chosen = second if taken[second] < taken[first] else first
+    taken[chosen] += 1
+    return chosen
+
+
+def test_new_key_goes_to_the_emptier_of_its_buckets() -> None:
     with cache_of(SIZE) as cache:
         (seed,) = words(region_of(cache), 48)
-
-        def buckets_of(number: int) -> tuple[int, int]:
-            hashed = xxh3(text_key(str(number)), seed)
-            first = hashed % BUCKETS
-            return first, ((hashed >> 40) * 0x9E3779B97F4A7C15 - first) % BUCKETS
-
-        numbers = [number for number in range(20_000) if buckets_of(number)[0] == 3 != buckets_of(number)[1]][:20]
-        for number in numbers:
-            cache[str(number)] = number
-        region = region_of(cache)
-        for order, number in enumerate(numbers):
-            tag = xxh3(text_key(str(number)), seed) >> 40
-            (slot,) = (slot for slot in range(SLOTS) if words(region, ENTRIES + 8 * slot)[0] >> 40 == tag)
-            assert slot // 16 == buckets_of(number)[order >= 16]
-            assert cache[str(number)] == number
+        keys = {str(number): xxh3(text_key(str(number)), seed) for number in range(20_000)}
+        keys = dict([(key, hashed) for key, hashed in keys.items() if buckets_of(hashed)[0] == 3][:20])
+        taken: Counter[int] = Counter()
+        for key, hashed in keys.items():
+            cache[key] = 1
+            region = region_of(cache)
+            entries = [words(region, ENTRIES + 8 * slot)[0] >> 40 for slot in range(SLOTS)]
+            assert entries.index(hashed >> 40) // 16 == emptier_bucket(hashed, taken)
+        assert all(cache[key] == 1 for key in keys)
 
 
 def test_reads_are_counted_in_the_slot_and_in_the_row_of_the_process() -> None:
