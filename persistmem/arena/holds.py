@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Self
 
+from persistmem import folios
 from persistmem.arena.catalogue import Extent
 from persistmem.arena.layout import BUFFER_ALIGNMENT, EXTENT_ALIGNMENT, align
 from persistmem.arena.locks import try_lock
@@ -34,7 +35,10 @@ class Hold:
 
     def map_writable(self, size: int) -> mmap.mmap:
         """The whole arena, for a hold that was made writable."""
-        return mmap.mmap(self._fd, size)
+        mapping = mmap.mmap(self._fd, size)
+        if size >= folios.HUGE and folios.are_given():
+            folios.ask(mapping)
+        return mapping
 
     def close(self) -> None:
         """Let go, unless a mapping still holds on."""

@@ -53,8 +53,8 @@ class Cache(MutableMapping[Key, Any]):
     It is shared memory, so copies of one key in two processes are never different. Expiry goes by the wall clock
     (``clock``): if that jumps ahead, what it passed is gone; if it goes back, values live longer by as much.
 
-    Cost: reading a small value takes half a microsecond to one, and writing one about one; opening a cache takes the
-    same for ten items and for ten million.
+    Cost: reading a small value takes half a microsecond if it is read often, else two or three; writing one three to
+    seven, and some more where others have to make room. Opening a cache takes the same for ten items and ten million.
 
     >>> import persistmem.testing
     >>> cache = Cache(persistmem.testing.new_arena("1MiB"), "512KiB")
@@ -86,8 +86,8 @@ class Cache(MutableMapping[Key, Any]):
             size: of that arena; with a namespace or an arena, of this cache in it. None if it is there already.
             namespace: what this cache is called in its arena: the name of a region.
             items: how many the index is to have room for, if it is made now; by default for items of 80 bytes and up.
-            shortcuts: of how many keys, most, this process remembers where they are once it has read them twice: then
-                reading them takes half the time. 400 bytes each; 0 for none.
+            shortcuts: of how many keys, most, this process remembers where they are once they were read three times:
+                then reading them takes half the time or less. 400 bytes each; 0 for none.
             timeout: seconds to wait for another writer before :class:`persistmem.BusyError`.
             clock: seconds since 1970, for expiry.
             types: the user's own types.
@@ -108,6 +108,7 @@ class Cache(MutableMapping[Key, Any]):
         opened = OpenCache(arena, namespace or NAMESPACE_DEFAULT, room, items=items, timeout=timeout, clock=clock)
         self._opened, self._row = opened, opened.row
         self._store, self._mapping, self._words, self._lock = opened.store, opened.mapping, opened.words, opened.lock
+        self._frequencies_at = opened.store.frequencies_at
         self._finalize = weakref.finalize(self, opened.close)
 
     # Reading
@@ -140,8 +141,27 @@ class Cache(MutableMapping[Key, Any]):
                         return self._values.decode(value, PLAIN)
             else:
                 self._shortcuts.pop(key, None)  # another thread may have done so
-        found = self._read(key)
-        return default if found is _MISSING else found
+        found = self._store.find(encode_key(key))
+        if found is None:
+            return self._miss(default)
+        slot, entry, kind, expires, packed, value_at = found
+        if expires is not None and expires <= self._clock():
+            return self._miss(default)
+        self._count(Counter.HITS)
+        decoded = self._values.decode(packed, kind)  # first: what is no value gets no shortcut
+        frequency_at = self._frequencies_at + slot
+        frequency = self._mapping[frequency_at] + 1
+        if frequency < FREQUENCY_MAX:
+            self._mapping[frequency_at] = frequency
+            return decoded
+        # Who comes by a shortcut is not counted: it counts as often as it can by now. When its time to be evicted comes
+        # it is moved on, and the shortcut ends.
+        self._mapping[frequency_at] = FREQUENCY_MAX
+        if kind in _DECODERS:
+            span = slice(value_at, value_at + len(packed))
+            word = self._store.entries_at + slot
+            self._shortcuts.add(key, (word, entry, span, _digest(packed), expires, _DECODERS[kind]))
+        return decoded
 
     def __getitem__(self, key: Hashable) -> Any:  # noqa: ANN401 - a value is what the caller stored
         """Return the value of ``key``. NotFoundError, a KeyError, if there is none."""
@@ -455,33 +475,10 @@ class Cache(MutableMapping[Key, Any]):
             self._count(Counter.SETS)
         return True
 
-    def _read(self, key: Hashable) -> Any:  # noqa: ANN401 - a value is what the caller stored
-        """The value, and a shortcut to it for the next time, if this is not the first."""
-        found = self._store.find(encode_key(key))
-        if found is None:
-            return self._miss()
-        slot, entry, kind, expires, packed, value_at = found
-        if expires is not None and expires <= self._clock():
-            return self._miss()
-        self._count(Counter.HITS)
-        decoded = self._values.decode(packed, kind)  # first: what is no value gets no shortcut
-        frequency_at = self._store.frequencies_at + slot
-        if self._mapping[frequency_at]:
-            # Who comes by a shortcut is not counted again: so it counts as often as it can. When its time to be
-            # evicted comes it is moved on, and the shortcut ends.
-            self._mapping[frequency_at] = FREQUENCY_MAX
-            if kind in _DECODERS:
-                span = slice(value_at, value_at + len(packed))
-                word = self._store.entries_at + slot
-                self._shortcuts.add(key, (word, entry, span, _digest(packed), expires, _DECODERS[kind]))
-        else:
-            self._mapping[frequency_at] = 1
-        return decoded
-
-    def _miss(self) -> object:
+    def _miss(self, default: object) -> object:
         self._opened.check()
         self._count(Counter.MISSES)
-        return _MISSING
+        return default
 
 
 class _Items(ItemsView[Key, Any]):

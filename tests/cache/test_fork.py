@@ -133,22 +133,26 @@ def test_fork_while_another_thread_writes_leaves_a_cache_that_works() -> None:
 
 def test_forked_child_leaves_the_descriptors_of_others_alone_after_a_cache_was_closed() -> None:
     def work() -> None:
-        os.write(writable, b"x")
-        assert os.read(readable, 1) == b"x"
+        for readable, writable in pipes:
+            os.write(writable, b"x")
+            assert os.read(readable, 1) == b"x"
 
     with cache_of() as outer:
         closed = open_cache(outer.arena)
         closed["a"] = 1
+        numbers = {closed._opened.lock.fd, closed._opened.row.fd}
         closed.close()
-        # These take the numbers that the closed cache had.
-        readable, writable = os.pipe()
+        pipes = [os.pipe()]
         try:
+            while not numbers <= {number for ends in pipes for number in ends}:
+                pipes.append(os.pipe())  # until they have taken the numbers that the closed cache had
             with child(work) as process:
                 process.join(PATIENCE)
                 assert process.exitcode == 0
         finally:
-            os.close(readable)
-            os.close(writable)
+            for ends in pipes:
+                os.close(ends[0])
+                os.close(ends[1])
 
 
 def test_child_of_a_parent_that_closed_the_arena_may_not_write_beside_it() -> None:

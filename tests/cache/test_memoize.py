@@ -360,10 +360,10 @@ def test_child_that_was_forked_while_a_value_was_computed_blocks_nobody_later() 
             ours.send("go on")
             assert first.result(PATIENCE) == [1, 1]
             cache.delete(compute.cache_key(1))  # type: ignore[attr-defined]
+            ours.send("go on")
             second = pool.submit(compute, 1)
             assert ours.poll(PATIENCE), "the child has the lock"
             assert ours.recv() == "computing"
-            ours.send("go on")
             assert second.result(PATIENCE) == [1, 2]
             here.send("end")
 

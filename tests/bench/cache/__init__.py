@@ -1,0 +1,1 @@
+"""Benchmarks of ``persistmem.Cache``. Run by :mod:`tests.bench`; ``groups`` lists them."""
