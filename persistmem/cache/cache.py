@@ -28,6 +28,7 @@ from persistmem.errors import ClosedError, CorruptError, NotFoundError, Unsuppor
 from persistmem.sizes import parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
+K = TypeVar("K", bound=Key)
 
 TIMEOUT_DEFAULT: Final = 10.0
 """Seconds to wait for another writer."""
@@ -236,7 +237,7 @@ class Cache(MutableMapping[Key, Any]):
         """Store a value that does not expire."""
         self.set(key, value)
 
-    def set_many(self, items: Mapping[Key, object], ttl: Duration | None = None) -> None:
+    def set_many(self, items: Mapping[K, object], ttl: Duration | None = None) -> None:
         """Store several values at once, which is a third cheaper than one by one. Each is atomic, all together are not.
 
         Raises:
@@ -335,9 +336,11 @@ class Cache(MutableMapping[Key, Any]):
         """
         name = encode_key(key)
         with self._lock:
-            found = self._remove(name)
-        if found is not None:
-            return self.value_of(found)
+            found = self._find(name)
+            if found is not None:
+                value = self.value_of(found)  # first: what cannot be read is not lost
+                self._remove(name)
+                return value
         if default is _MISSING:
             raise NotFoundError(f"cache: there is no item {shown(key)} to remove")
         return default

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import inspect
+import logging
 import math
 import random
 import threading
@@ -11,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from persistmem.cache.durations import Duration, seconds
-from persistmem.errors import ArgumentError
+from persistmem.errors import ArgumentError, SizeError
 from persistmem.threads import start_deaf
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_log: Final = logging.getLogger(__name__)
 _MISSING: Final = object()
 _WAIT_FIRST: Final = 0.001
 _WAIT_MAX: Final = 0.05
@@ -171,7 +173,10 @@ class _Memo:
 
     def _keep(self, key: "Key", value: object, cost: float) -> None:
         until = math.inf if self._lifetime is None else self._cache.now() + self._lifetime
-        self._cache.set(key, [value, cost, until], self._lifetime)
+        try:
+            self._cache.set(key, [value, cost, until], self._lifetime)
+        except SizeError as error:
+            _log.warning("%s: its result is not kept: %s", self._name, error)
 
 
 def _untyped(part: object) -> object:

@@ -509,3 +509,17 @@ def test_result_that_was_evicted_is_computed_again() -> None:
             for number in range(2000):
                 assert load(number) == [number]
         assert len(counted.calls) > 3000
+
+
+def test_result_that_is_too_large_is_returned_and_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+    with cache_of(64 << 10) as cache:
+        calls: list[int] = []
+
+        @cache.memoize()
+        def large(number: int) -> bytes:
+            calls.append(number)
+            return bytes(64 << 10)
+
+        assert large(1) == large(1) == bytes(64 << 10)
+        assert calls == [1, 1]
+        assert "its result is not kept" in caplog.text

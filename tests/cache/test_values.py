@@ -214,3 +214,13 @@ def test_large_values_are_kept_beside_small_ones() -> None:
         cache.set_many({("small", number): number for number in range(500)})
         assert cache.get_many(large) == large
         assert cache[("small", 77)] == 77
+
+
+def test_value_that_cannot_be_read_here_is_not_lost_when_it_is_popped() -> None:
+    with new_arena("256KiB") as arena:
+        with Cache(arena, "64KiB", namespace="cache", types=money()) as cache:
+            cache["price"] = Money(5)
+        with Cache(arena, namespace="cache", types=TypeRegistry()) as elsewhere:
+            with pytest.raises(UnsupportedTypeError, match="money"):
+                elsewhere.pop("price")
+            assert "price" in elsewhere
