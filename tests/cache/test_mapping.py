@@ -150,7 +150,7 @@ def test_set_many_stores_nothing_if_one_value_cannot_be_stored() -> None:
         with pytest.raises(UnsupportedTypeError):
             cache.set_many({"a": 1, "b": object()})
         with pytest.raises(UnsupportedTypeError):
-            cache.set_many({"a": 1, 1.5: 2})  # type: ignore[dict-item]
+            cache.set_many({"a": 1, 1.5: 2})  # type: ignore[type-var]
         assert len(cache) == 0
 
 
