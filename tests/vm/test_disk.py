@@ -1,4 +1,4 @@
-"""Where memory cannot go the disk can: to a kernel with another ABI, or with none, and back from it."""
+"""Where memory cannot go the disk can: to a kernel with another ABI, or with none, and back; or past too little memory."""
 
 import re
 
@@ -12,6 +12,7 @@ pytestmark = pytest.mark.vm
 RAW = Job("tests.vm.raw_guest", ("7.3.4", "7.3.4-next"))
 INCOMPATIBLE = Job("tests.vm.disk_guest", ("7.3.4", "7.3.4-next", "7.3.4"))
 WITHOUT = Job("tests.vm.disk_guest", ("7.3.4", debian.NAME, "7.3.4"))
+FULL = Job("tests.vm.full_guest", ("7.3.4", "7.3.4"))
 RELEASES = {"7.3.4": r"7\.3\.4-luo", "7.3.4-next": r"7\.3\.4-luo-next", debian.NAME: r"\d.*-cloud-amd64"}
 """Each kernel's own word for itself."""
 
@@ -19,6 +20,7 @@ Kernels = tuple[str, ...]
 
 incompatible = pytest.mark.parametrize("run", [INCOMPATIBLE], indirect=True, ids=["another-abi"])
 without = pytest.mark.parametrize("run", [WITHOUT], indirect=True, ids=["no-handover"])
+full = pytest.mark.parametrize("run", [FULL], indirect=True, ids=["memory-too-full"])
 there_and_back = pytest.mark.parametrize(
     ("run", "kernels"),
     [(INCOMPATIBLE, INCOMPATIBLE.kernels), (WITHOUT, WITHOUT.kernels)],
@@ -99,3 +101,18 @@ def test_the_agent_serves_on_every_kernel_and_says_where_it_has_no_device(run: R
 @pytest.mark.parametrize("stage", [1, 2])
 def test_what_was_taken_in_is_not_there_to_be_taken_in_again(run: Run, kernels: Kernels, stage: int) -> None:
     assert run.said(stage, "saved") == [".arena", ".taken"]
+
+
+@full
+def test_more_holes_than_memory_are_no_reason_to_leave_if_only_memory_will_do(run: Run) -> None:
+    status, _, error = run.said(0, "memory only")
+    assert status == 1
+    assert "filling the holes of all arenas needs 4 GiB" in error
+
+
+@full
+def test_more_holes_than_memory_go_by_the_disk_as_holes(run: Run) -> None:
+    assert run.said(1, "document") == ["apples", "pears"]
+    assert run.said(1, "arenas") == ["huge", "shop"]
+    (told,) = run.said(1, "history")
+    assert (told["arenas"], told["saved"], told["lost_count"]) == (2, 2, 0)
