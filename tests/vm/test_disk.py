@@ -1,4 +1,4 @@
-"""Where memory cannot go the disk can: to a kernel with another ABI, or with none, and back; or past too little memory."""
+"""Where memory cannot go the disk can: to a kernel with another ABI, or with none, and back; or if memory is short."""
 
 import re
 
