@@ -48,6 +48,8 @@ _KIND_BYTES: Final = tuple(bytes([kind]) for kind in range(256))
 _TAG_BYTES: Final = tuple(bytes([byte or 1]) for byte in range(256))
 _FREE: Final = b"\0"
 _PIECE: Final = 1 << 20
+_ROOM_MIN: Final = 4
+"""Free slots in a new key's first bucket under which its second one is looked at."""
 _HEAD_MAX: Final = 1 << 62  # four exabytes: what claims to have written more was scribbled in
 _LOOKS_MAX: Final = 8
 """How often a reader looks at a record that changes under it, before it is called damaged."""
@@ -358,9 +360,10 @@ class Store:
         tag = hashed >> PLACE_BITS
         first = hashed % self._buckets
         second = (tag * _MIX - first) % self._buckets
-        # The emptier one: so hardly any are full before nearly all are.
+        # The first, where readers look first; the emptier one, where that gets full: so hardly any are before all are.
         start, other = self.tags_at + first * WAYS, self.tags_at + second * WAYS
-        if self.mapping[start : start + WAYS].count(_FREE) < self.mapping[other : other + WAYS].count(_FREE):
+        room = self.mapping[start : start + WAYS].count(_FREE)
+        if room < _ROOM_MIN and room < self.mapping[other : other + WAYS].count(_FREE):
             start = other
         at = self._find_byte(_FREE, start, start + WAYS)
         if at >= 0:
