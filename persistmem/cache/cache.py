@@ -55,7 +55,7 @@ class Cache(MutableMapping[Key, Any]):
     (``clock``): if that jumps ahead, what it passed is gone; if it goes back, values live longer by as much.
 
     Cost: reading a small value takes half a microsecond if it is read often, else two or three; writing one three to
-    seven, and some more where others have to make room. Opening a cache takes the same for ten items and ten million.
+    six, and some more where others have to make room. Opening a cache takes the same for ten items and ten million.
 
     >>> import persistmem.testing
     >>> cache = Cache(persistmem.testing.new_arena("1MiB"), "512KiB")
