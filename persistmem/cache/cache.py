@@ -238,7 +238,7 @@ class Cache(MutableMapping[Key, Any]):
         self.set(key, value)
 
     def set_many(self, items: Mapping[K, object], ttl: Duration | None = None) -> None:
-        """Store several values at once, which is a third cheaper than one by one. Each is atomic, all together are not.
+        """Store several values at once, which is a sixth cheaper than one by one. Each is atomic, all together are not.
 
         Raises:
             as :meth:`set`; then none is stored, unless an item is too large: then those before it are.

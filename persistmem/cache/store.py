@@ -122,7 +122,7 @@ class Store:
     def find(self, key: bytes) -> Found | None:
         """The record of ``key``, checked, whether its time is up or not; None if there is none.
 
-        Cost: half a microsecond, and a copy of the value.
+        Cost: one to two microseconds, and a copy of the value.
         """
         hashed = _digest(key, self._seed)
         start = self.tags_at + hashed % self._buckets * WAYS

@@ -39,24 +39,24 @@ if ! $b mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,ro,cache=loose
 fi
 $b mount -t tmpfs cover /cover
 $b mkdir /cover/upper /cover/work
-$b mount -t overlay -o lowerdir=/host,upperdir=/cover/upper,workdir=/cover/work root /root
+$b mount -t overlay -o lowerdir=/host,upperdir=/cover/upper,workdir=/cover/work root /sysroot
 $b chmod o+rx {private}
-$b mount -t proc proc /root/proc
-$b mount -t sysfs sys /root/sys
-$b mount -t debugfs debug /root/sys/kernel/debug
-$b mount -t devtmpfs dev /root/dev
-$b mkdir /root/dev/shm
-$b mount -t tmpfs shm /root/dev/shm
-$b mount -t tmpfs run /root/run
-$b mkdir -p /root/run/tmp /root/var/lib/persistmem
-$b chmod 1777 /root/run/tmp
-$b mount -t ext4 /root/dev/vda /root/var/lib/persistmem
-stage=$($b cat /root/var/lib/persistmem/.stage 2>/dev/null)
-$b echo $(($stage + 1)) > /root/var/lib/persistmem/.stage
+$b mount -t proc proc /sysroot/proc
+$b mount -t sysfs sys /sysroot/sys
+$b mount -t debugfs debug /sysroot/sys/kernel/debug
+$b mount -t devtmpfs dev /sysroot/dev
+$b mkdir /sysroot/dev/shm
+$b mount -t tmpfs shm /sysroot/dev/shm
+$b mount -t tmpfs run /sysroot/run
+$b mkdir -p /sysroot/run/tmp /sysroot/var/lib/persistmem
+$b chmod 1777 /sysroot/run/tmp
+$b mount -t ext4 /sysroot/dev/vda /sysroot/var/lib/persistmem
+stage=$($b cat /sysroot/var/lib/persistmem/.stage 2>/dev/null)
+$b echo $(($stage + 1)) > /sysroot/var/lib/persistmem/.stage
 $b sync
 export {stage}=${{stage:-0}} {environment}
-$b chroot /root {command}
-$b umount /root/var/lib/persistmem
+$b chroot /sysroot {command}
+$b umount /sysroot/var/lib/persistmem
 $b sync
 $b poweroff -f
 """
@@ -149,7 +149,7 @@ def _init(program: str, kernels: list[Path], initrd: Path) -> str:
         environment=" ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items()),
         stage=guest.STAGE,
         command=shlex.join([sys.executable, "-m", program]),
-        private=shlex.join(f"/root{directory}" for directory in ["/", *_private_directories()]),
+        private=shlex.join(f"/sysroot{directory}" for directory in ["/", *_private_directories()]),
     )
 
 
@@ -167,7 +167,7 @@ def _private_directories() -> list[Path]:
 
 
 def _make_initrd(initrd: Path, root: Path, init: str, modules: list[Path]) -> None:
-    for directory in ("bin", "dev", "proc", "host", "cover", "root", "modules"):
+    for directory in ("bin", "dev", "proc", "host", "cover", "sysroot", "modules"):
         (root / directory).mkdir(parents=True)
     busybox = shutil.which("busybox")
     assert busybox is not None

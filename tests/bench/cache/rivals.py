@@ -78,13 +78,17 @@ def _persistmem(stack: ExitStack, pairs: Pairs) -> Rival:
     cache = stack.enter_context(sized_cache(2 * len(pairs), record_size(len(encode_key(key)) + len(packed) + 1)))
     stack.callback(_check_kept, cache, len(pairs))
 
+    return _with_methods(cache.get, cache.set)
+
+
+def _with_methods(get: Callable[[str], object], put: Callable[[str, Any], object]) -> Rival:
+    """A cache that takes Python objects."""
+
     def read(keys: Sequence[str]) -> None:
-        get = cache.get
         for key in keys:
             get(key)
 
     def write(pairs: Pairs) -> None:
-        put = cache.set
         for key, value in pairs:
             put(key, value)
 
@@ -162,17 +166,7 @@ def _diskcache(stack: ExitStack, folder: Path) -> Rival:
     cache = diskcache.Cache(str(folder))
     stack.callback(cache.close)
 
-    def read(keys: Sequence[str]) -> None:
-        get = cache.get
-        for key in keys:
-            get(key)
-
-    def write(pairs: Pairs) -> None:
-        put = cache.set
-        for key, value in pairs:
-            put(key, value)
-
-    return Rival(read, write)
+    return _with_methods(cache.get, cache.set)
 
 
 def _redis(stack: ExitStack, folder: Path, pack: Callable[[Any], bytes], unpack: Callable[[bytes], Any]) -> Rival:
