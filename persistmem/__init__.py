@@ -9,6 +9,7 @@ import sys
 
 TYPE_CHECKING = False  # typing's own takes longer to import than all of this
 if TYPE_CHECKING:
+    from persistmem.app import App, Found
     from persistmem.arena import (
         Arena,
         Damage,
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
         KernelImageError,
         KexecError,
         LiveUpdateError,
+        MigrationError,
         MissingLibraryError,
         NewerFormatError,
+        NewerStateError,
         NotFoundError,
         ProtocolError,
         RefusedError,
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgentError",
+    "App",
     "Arena",
     "ArenaFullError",
     "ArgumentError",
@@ -63,14 +67,17 @@ __all__ = [
     "DamageWarning",
     "Error",
     "ExistsError",
+    "Found",
     "Generation",
     "IncompatibleKernelError",
     "InvalidNameError",
     "KernelImageError",
     "KexecError",
     "LiveUpdateError",
+    "MigrationError",
     "MissingLibraryError",
     "NewerFormatError",
+    "NewerStateError",
     "NotFoundError",
     "Origin",
     "Piece",
@@ -89,7 +96,7 @@ __all__ = [
     "verified",
 ]
 
-_HOMES = ("persistmem.errors", "persistmem.arena", "persistmem.attachment", "persistmem.cache")
+_HOMES = ("persistmem.errors", "persistmem.arena", "persistmem.attachment", "persistmem.cache", "persistmem.app")
 
 
 # Importing persistmem costs next to nothing: the command line's --help, and programs that may never attach, want that.

@@ -102,8 +102,15 @@ def before_kexec(callback: Callable[[], object]) -> Callable[[], object]:
     Raises:
         AgentError: there is no agent, and none can be started.
     """
-    holder_of_user().before_kexec(callback)
+    watch_kexec(callback)
     return callback
+
+
+def watch_kexec(callback: Callable[[], object]) -> Callable[[], None]:
+    """As :func:`before_kexec`, but return what ends it."""
+    holder = holder_of_user()
+    holder.before_kexec(callback)
+    return partial(holder.forget, callback)
 
 
 def list_arenas() -> list[ArenaRecord]:

@@ -46,6 +46,14 @@ class NewerFormatError(Error, ValueError):
     """The arena was written by a newer persistmem, in a format that this one does not know. It was not touched."""
 
 
+class NewerStateError(Error, ValueError):
+    """An application's state was saved by a newer release of the application. It was not touched."""
+
+
+class MigrationError(Error, ValueError):
+    """An application's state cannot be made one of the version that the program knows. It was not touched."""
+
+
 class SystemCallError(Error, OSError):
     """The operating system refused something; ``errno`` is its own."""
 

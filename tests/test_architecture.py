@@ -8,7 +8,7 @@ import persistmem
 
 PACKAGE = Path(persistmem.__file__).parent
 
-COMMON = {"errors", "names", "sizes", "origin", "threads", "folios"}
+COMMON = {"errors", "names", "sizes", "durations", "origin", "threads", "folios"}
 ALLOWED = {
     "arena": COMMON,
     "liveupdate": COMMON,
@@ -16,13 +16,16 @@ ALLOWED = {
     "agent": COMMON | {"arena", "carriers", "liveupdate"},
     "attachment": COMMON | {"arena", "carriers", "agent"},
     "cache": COMMON | {"arena", "attachment"},
-    "adapters": COMMON | {"arena", "cache"},
+    "adapters": COMMON | {"arena", "cache", "app"},
+    "app": COMMON | {"arena", "attachment", "agent"},
     "upgrade": COMMON | {"arena", "agent", "liveupdate"},
-    "testing": COMMON | {"arena"},
+    "testing": COMMON | {"arena", "attachment"},
+    "pytest_plugin": {"testing"},
     "errors": set[str](),
     "origin": set[str](),
     "names": {"errors"},
     "sizes": {"errors"},
+    "durations": {"errors"},
 }
 
 

@@ -13,8 +13,8 @@ from cachetools.keys import hashkey
 from persistmem.adapters.shared import SharedCache
 from persistmem.arena.types import registry
 from persistmem.cache import Cache, CacheStats
-from persistmem.cache.durations import Duration, seconds
 from persistmem.cache.values import DOCUMENT, Values
+from persistmem.durations import Duration, seconds
 from persistmem.errors import CorruptError, Error, UnsupportedTypeError
 
 _MISSING: Final = object()

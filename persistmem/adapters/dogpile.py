@@ -14,9 +14,9 @@ from dogpile.cache.api import NO_VALUE, BackendFormatted, BackendSetType, CacheB
 
 from persistmem.adapters.shared import OPTIONS, SharedCache
 from persistmem.cache import Cache
-from persistmem.cache.durations import Duration, seconds
 from persistmem.cache.keylock import KeyLock
 from persistmem.cache.keys import Key
+from persistmem.durations import Duration, seconds
 from persistmem.errors import ArgumentError
 
 _MISSING: Final = object()

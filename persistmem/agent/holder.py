@@ -94,6 +94,11 @@ class Holder:
         self._before_kexec.append(callback)
         self.ask(Watch(), Watching)
 
+    def forget(self, callback: Callable[[], object]) -> None:
+        """Have a callback given to :meth:`before_kexec` called no more."""
+        with suppress(ValueError):
+            self._before_kexec.remove(callback)
+
     def release(self, held: Held) -> None:
         """Hold it no longer."""
         self._held.discard(held)
@@ -193,7 +198,7 @@ class Holder:
     def _get_ready(self) -> None:
         done = False
         try:
-            for callback in self._before_kexec:
+            for callback in list(self._before_kexec):
                 callback()
             done = True
         finally:

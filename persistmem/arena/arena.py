@@ -177,7 +177,13 @@ class Arena:
         return self._header.kernel
 
     def snapshot(
-        self, name: str, document: object, *, keep: int = KEEP_DEFAULT, timeout: float = TIMEOUT_DEFAULT
+        self,
+        name: str,
+        document: object,
+        *,
+        keep: int = KEEP_DEFAULT,
+        timeout: float = TIMEOUT_DEFAULT,
+        skip_unchanged: bool = False,
     ) -> Generation:
         """Store ``document`` as a new generation of snapshot ``name``: all of it, or, whatever happens, nothing.
 
@@ -191,6 +197,7 @@ class Arena:
             document: what to store. It must not change meanwhile.
             keep: how many generations to keep, this one included.
             timeout: seconds to wait for another writer.
+            skip_unchanged: return the newest generation if it is sound and holds the very same bytes.
 
         Raises:
             UnsupportedTypeError: the document holds something else; the message says where. Nothing was written.
@@ -219,6 +226,9 @@ class Arena:
                 transaction.put(encoded.packed),
                 tuple(transaction.put(buffer) for buffer in encoded.buffers),
             )
+            newest = catalogue.snapshots.get(name, (None,))[0]
+            if skip_unchanged and newest is not None and list(record.extents()) == list(newest.extents()):
+                return Generation._of(newest)
             transaction.commit(catalogue.with_generation(name, record, keep))
         return Generation._of(record)
 

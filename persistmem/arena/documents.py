@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import msgpack
 
 from persistmem.arena import arrays
-from persistmem.arena.types import CONTAINERS, READERS, VALUE_TYPES, Code, TypeRegistry
+from persistmem.arena.types import CONTAINERS, READERS, STANDS_FOR, VALUE_TYPES, Code, TypeRegistry
 from persistmem.errors import CorruptError, Error, UnsupportedTypeError
 
 if TYPE_CHECKING:
@@ -141,8 +141,12 @@ class DocumentEncoder:
         return msgpack.Packer(default=self._default, strict_types=True, autoreset=False)
 
     def _default(self, value: object) -> object:
+        kind = _kind(value)
+        if kind is dict:
+            return dict(cast("dict[object, object]", value))
+        if kind is list:
+            return list(cast("list[object]", value))
         self._extended = True
-        kind = type(value)
         if (container := CONTAINERS.get(kind)) is not None:
             return msgpack.ExtType(container, self._nested(list(value)))  # type: ignore[call-overload]
         if (row := VALUE_TYPES.get(kind)) is not None:
@@ -181,7 +185,8 @@ class DocumentEncoder:
             if found := self._locate(item, inner_path):
                 return found
         try:
-            self._pack(type(value)() if type(value) in _NESTING else value).release()
+            kind = _kind(value)
+            self._pack(kind() if kind in _NESTING else value).release()
         except (TypeError, ValueError, OverflowError, BufferError) as error:
             return path, str(error)
         return None
@@ -190,16 +195,22 @@ class DocumentEncoder:
 _NESTING = frozenset({dict, list, *CONTAINERS})
 
 
+def _kind(value: object) -> type[Any]:
+    kind = type(value)
+    return STANDS_FOR.get(kind, kind)
+
+
 def _items(value: object, path: str) -> Iterator[tuple[str, object]]:
     """What a container holds, each with the path to it."""
-    if type(value) is dict:
-        for key, item in value.items():
+    kind = _kind(value)
+    if kind is dict:
+        for key, item in cast("dict[object, object]", value).items():
             yield f"{path} key {key!r:.60}", key
             yield f"{path}[{key!r:.60}]", item
-    elif type(value) in (list, tuple):
+    elif kind in (list, tuple):
         for index, item in enumerate(cast("list[object]", value)):
             yield f"{path}[{index}]", item
-    elif type(value) in (set, frozenset):
+    elif kind in (set, frozenset):
         for item in cast("set[object]", value):
             yield f"{path} member {item!r:.60}", item
 
@@ -216,9 +227,10 @@ def _glance_finds_large(document: object) -> bool:
         left -= 1
         if _is_large(value):
             return True
-        if type(value) is dict:
-            stack.extend(islice(value.values(), _GLANCE_INTO_EACH))
-        elif type(value) in _NESTING:
+        kind = _kind(value)
+        if kind is dict:
+            stack.extend(islice(cast("dict[object, object]", value).values(), _GLANCE_INTO_EACH))
+        elif kind in _NESTING:
             stack.extend(islice(cast("list[object]", value), _GLANCE_INTO_EACH))
     return False
 
@@ -257,13 +269,14 @@ def _is_broken(packed: memoryview, table: bytes | None = None) -> bool:
 
 def _set_apart(value: object) -> object:
     """The document with every large bytes-like in it replaced by a :class:`_Large`."""
-    kind = type(value)
+    kind = _kind(value)
     if _is_large(value):
         return _Large(cast("bytes", value))
     if kind is dict:
         return {_set_apart(key): _set_apart(item) for key, item in cast("dict[object, object]", value).items()}
     if kind in _NESTING:
-        return kind(_set_apart(item) for item in cast("list[object]", value))  # type: ignore[call-arg]
+        nested: object = kind(_set_apart(item) for item in cast("list[object]", value))
+        return nested
     return value
 
 

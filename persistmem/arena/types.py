@@ -46,6 +46,10 @@ CONTAINERS: dict[type, Code] = {tuple: Code.TUPLE, set: Code.SET, frozenset: Cod
 """Types that are packed as the msgpack array of their items."""
 
 
+STANDS_FOR: dict[type, type] = {}
+"""Subclasses of dict, list and set that are packed as what they derive from, and come back as that."""
+
+
 @dataclass(frozen=True, slots=True)
 class ValueType(Generic[T]):
     """A type whose values hold no other values: its extension number and both directions."""

@@ -14,7 +14,6 @@ from persistmem.arena import Arena
 from persistmem.arena.types import TypeRegistry, registry
 from persistmem.attachment import attach
 from persistmem.cache.counting import CacheStats
-from persistmem.cache.durations import Duration, seconds
 from persistmem.cache.keylock import KeyLock
 from persistmem.cache.keys import Key, decode_key, encode_key, shown
 from persistmem.cache.layout import FREQUENCY_MAX, Counter, Word
@@ -24,6 +23,7 @@ from persistmem.cache.shortcuts import SHORTCUTS_DEFAULT, Shortcuts
 from persistmem.cache.store import Found, Store
 from persistmem.cache.values import PLAIN, RAW, Values, unpack
 from persistmem.cache.words import WORD_MAX, count_up
+from persistmem.durations import Duration, seconds
 from persistmem.errors import ClosedError, CorruptError, NotFoundError, UnsupportedTypeError
 from persistmem.sizes import parse_size
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
-from persistmem.cache.durations import Duration, seconds
+from persistmem.durations import Duration, seconds
 from persistmem.errors import ArgumentError, SizeError
 from persistmem.threads import start_deaf
 

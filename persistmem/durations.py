@@ -1,4 +1,4 @@
-"""How long values live, as people write it; knows nothing of what lives."""
+"""Spans of time as people write them; knows nothing of what lasts so long."""
 
 import re
 from datetime import timedelta
