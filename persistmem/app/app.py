@@ -42,9 +42,9 @@ class App:
 
     A dict, list or set that the state was loaded with, or began with, notices its changes (a fifth of a microsecond
     each), and so do the attributes of a dataclass; as long as the state holds nothing else that can change, an interval
-    in which nothing did costs nothing. What the program puts in itself, other than plain values, and arrays, are looked
-    at: packed, and compared with what was saved last. ``heapq`` and other extensions in C that go past a list's methods
-    are noticed by the last save alone, which always looks.
+    in which nothing did costs nothing. What the program puts in itself, other than plain values, and arrays, and more
+    than 100 000 containers, are looked at: packed, and compared with what was saved last. ``heapq`` and other
+    extensions in C that go past a list's methods are noticed by the last save alone, which always looks.
 
     One process saves the state. Children that it forks only read it, and so do others that start with
     ``others="read"``: changing it there is an error. Changes that belong together, in a program with threads, go inside

@@ -16,7 +16,7 @@ from persistmem.app.found import Found
 from persistmem.app.loading import SNAPSHOT, Damage, Loaded, load_state
 from persistmem.app.logs import Troubles
 from persistmem.app.termination import Termination
-from persistmem.app.watched import Changes
+from persistmem.app.watched import CONTAINERS_MAX, Changes
 from persistmem.app.writer import WriterClaim
 from persistmem.arena import Arena, Generation
 from persistmem.errors import BusyError, Error, RefusedError, StaleArenaError
@@ -234,17 +234,16 @@ class Running:
     def _noting_what_changes(self, save: Callable[[], R]) -> R:
         """Save by ``save``. What is changed from here on counts as changed afterwards."""
         changes = self.changes
-        was_unwatched = changes.unwatched
-        changes.changed = changes.unwatched = False
+        changes.changed = False
+        if changes.unwatched and changes.watched < CONTAINERS_MAX:
+            changes.unwatched = False
+            if not self._declaration.is_watched(self.state, changes):
+                changes.unwatched = True
         try:
-            saved = save()
+            return save()
         except BaseException:
             changes.changed = True
-            changes.unwatched = was_unwatched or changes.unwatched
             raise
-        if was_unwatched and not self._declaration.is_watched(self.state, changes):
-            changes.unwatched = True
-        return saved
 
     def _settle_child(self) -> None:
         """Wait for the child that packs, if there is one."""
