@@ -96,13 +96,19 @@ __all__ = [
     "verified",
 ]
 
-_HOMES = ("persistmem.errors", "persistmem.arena", "persistmem.attachment", "persistmem.cache", "persistmem.app")
+_HOMES = ("persistmem.errors", "persistmem.arena", "persistmem.attachment")
+_HOMES_APART = {
+    "App": "persistmem.app",
+    "Found": "persistmem.app",
+    "Cache": "persistmem.cache",
+    "CacheStats": "persistmem.cache",
+}
 
 
 # Importing persistmem costs next to nothing: the command line's --help, and programs that may never attach, want that.
 def __getattr__(name: str) -> object:
     if name in __all__:
-        for home in _HOMES:
+        for home in (_HOMES_APART[name],) if name in _HOMES_APART else _HOMES:
             __import__(home)
             value: object = getattr(sys.modules[home], name, None)
             if value is not None:

@@ -141,19 +141,21 @@ def watch(value: object, changes: Changes) -> object:
     in one.
     """
     kind = type(value)
-    made: Any
     if kind is tuple:
         return tuple(watch(item, changes) for item in cast("tuple[object, ...]", value))
     if kind not in _WATCHED_AS or changes.watched >= CONTAINERS_MAX:
         return value
-    made = _WATCHED_AS[kind](value)
+    made: Any = _WATCHED_AS[kind](value)
     made._changes = changes
     changes.watched += 1
-    if kind is not set:
-        plain = cast("dict[object, object] | list[object]", value)
-        for place, item in plain.items() if isinstance(plain, dict) else enumerate(plain):
+    if isinstance(value, dict):
+        for key, item in value.items():
             if type(item) not in _LEAVES:
-                kind.__setitem__(made, place, watch(item, changes))
+                dict.__setitem__(made, key, watch(item, changes))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            if type(item) not in _LEAVES:
+                list.__setitem__(made, index, watch(item, changes))
     return made
 
 

@@ -1,6 +1,5 @@
 """Functions whose results are kept in a cache, computed once at a time. Knows a cache's calls, nothing inside it."""
 
-import asyncio
 import functools
 import inspect
 import logging
@@ -16,6 +15,8 @@ from persistmem.errors import ArgumentError, SizeError
 from persistmem.threads import start_deaf
 
 if TYPE_CHECKING:
+    import asyncio
+
     from persistmem.cache.cache import Cache
     from persistmem.cache.keys import Key
 
@@ -117,6 +118,8 @@ class _Memo:
 
     async def call_async(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Return the result of a call of a coroutine function, kept or computed."""
+        import asyncio  # noqa: PLC0415 - half of what importing a cache would take; who awaits this has it already
+
         key = self.key_of(args, kwargs)
         kept = self._kept(key)
         if kept is None:

@@ -10,6 +10,7 @@ from persistmem.cli.agent import run, start, stop
 from persistmem.cli.cache import clear, stats
 from persistmem.cli.listing import history, ls
 from persistmem.cli.machine import doctor, status
+from persistmem.cli.metrics import metrics
 from persistmem.cli.preflight import preflight
 from persistmem.cli.show import show
 from persistmem.cli.top import top
@@ -65,6 +66,7 @@ for panel, command, example in (
     (_CACHES, top, "persistmem top shop --interval 5"),
     (_MACHINE, status, "persistmem status"),
     (_MACHINE, doctor, "persistmem doctor"),
+    (_MACHINE, metrics, "persistmem metrics --listen 127.0.0.1:9876"),
     (_UPGRADE, preflight, "persistmem preflight /boot/vmlinuz-7.3.4"),
     (_UPGRADE, reboot, "persistmem reboot --kexec /boot/vmlinuz-7.3.4 --initrd /boot/initrd.img-7.3.4 --reuse-cmdline"),
     (_UPGRADE, prepare, "persistmem prepare --deadline 30"),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from persistmem.attachment import stop_agent
-from tests.bench import alternatives, arrays, attaching, imports, records, report
+from tests.bench import alternatives, app, arrays, attaching, imports, records, report
 from tests.bench.cache import groups as cache_groups
 from tests.bench.cache.requests import TRACE_VARIABLE
 from tests.bench.harness import FULL, QUICK, Row, Sizes, any_missed
@@ -20,7 +20,8 @@ GROUPS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "start": imports.measure,
     "alternatives": alternatives.measure,
 }
-PARTS = {"arenas": list(GROUPS), "cache": list(cache_groups.NAMES)}
+APP_GROUPS: dict[str, Callable[[Sizes], Iterator[Row]]] = {"app": app.measure}
+PARTS = {"arenas": list(GROUPS), "apps": list(APP_GROUPS), "cache": list(cache_groups.NAMES)}
 
 
 def main() -> int:
@@ -29,7 +30,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, not how fast")
     parser.add_argument("part", choices=PARTS, nargs="?", help="everything, if none is named")
     parser.add_argument(
-        "--only", choices=[*GROUPS, *cache_groups.NAMES], action="append", help="a group; may be given again"
+        "--only",
+        choices=[*GROUPS, *APP_GROUPS, *cache_groups.NAMES],
+        action="append",
+        help="a group; may be given again",
     )
     parser.add_argument("--trace", type=Path, help=f"recorded requests, oracleGeneral; or say ${TRACE_VARIABLE}")
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="folder for JSON and plot")
@@ -37,7 +41,7 @@ def main() -> int:
     if arguments.trace:
         os.environ[TRACE_VARIABLE] = str(arguments.trace.absolute())
     chosen = PARTS[arguments.part] if arguments.part else [name for part in PARTS.values() for name in part]
-    groups = GROUPS | cache_groups.groups(arguments.output)
+    groups = GROUPS | APP_GROUPS | cache_groups.groups(arguments.output)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="persistmem-bench-") as runtime:
         os.environ["PERSISTMEM_RUNTIME_DIR"] = runtime

@@ -1,0 +1,1 @@
+"""Metrics of arenas, caches and handovers, for Prometheus. ``persistmem metrics`` is how to get them."""
