@@ -2,6 +2,6 @@
 
 from persistmem.app.app import App
 from persistmem.app.found import Found
-from persistmem.app.loading import Damage
+from persistmem.app.loading import StateDamage
 
-__all__ = ["App", "Damage", "Found"]
+__all__ = ["App", "Found", "StateDamage"]

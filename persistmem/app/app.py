@@ -137,7 +137,7 @@ class App:
         return self._hook("on_prepare", hook)
 
     def on_corrupt(self, hook: F) -> F:
-        """Have ``hook`` called with a :class:`persistmem.app.Damage` when something saved fails its check.
+        """Have ``hook`` called with a :class:`persistmem.app.StateDamage` when something saved fails its check.
 
         If no sound generation is left, the application starts with a fresh state once it has returned; without a hook
         it does not start.

@@ -14,7 +14,7 @@ SNAPSHOT = "state"
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
+class StateDamage:
     """What failed its check when an application's state was read."""
 
     problems: tuple[str, ...]
@@ -35,7 +35,7 @@ class Loaded:
 
 
 def load_state(
-    arena: Arena, declaration: Declaration, changes: Changes, on_corrupt: Callable[[Damage], object] | None
+    arena: Arena, declaration: Declaration, changes: Changes, on_corrupt: Callable[[StateDamage], object] | None
 ) -> Loaded:
     """Return the newest sound state in ``arena``, or a fresh one if there never was any.
 
@@ -61,7 +61,7 @@ def load_state(
             problems.clear()  # the writer was faster; look again
             continue
         break
-    damage = Damage(tuple(problems), found[1].number if found is not None else None)
+    damage = StateDamage(tuple(problems), found[1].number if found is not None else None)
     if found is None and on_corrupt is None:
         raise CorruptError(
             f"state: no sound generation is left ({'; '.join(problems)}); nothing was changed: start anew by removing"

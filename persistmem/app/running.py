@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from persistmem.app.child import Child
 from persistmem.app.declaration import Declaration
 from persistmem.app.found import Found
-from persistmem.app.loading import SNAPSHOT, Damage, Loaded, load_state
+from persistmem.app.loading import SNAPSHOT, Loaded, StateDamage, load_state
 from persistmem.app.logs import Troubles
 from persistmem.app.termination import Termination
 from persistmem.app.watched import CONTAINERS_MAX, Changes
@@ -50,7 +50,7 @@ class Running:
         self,
         settings: Settings,
         declaration: Declaration,
-        on_corrupt: Callable[[Damage], object] | None,
+        on_corrupt: Callable[[StateDamage], object] | None,
         lock: threading.RLock,
     ) -> None:
         """Attach the arena, claim to be its writer, and load the state.
