@@ -82,7 +82,7 @@ def read(runtime: RuntimeDirectory, *, timeout: float = TIMEOUT, clock: Callable
 
     Starts no agent. Raises nothing: what cannot be read is among the problems.
 
-    Cost: half a millisecond, as much for each arena, a quarter for each cache, whatever their sizes.
+    Cost: half a millisecond, a third of one for each arena, and half a one for each cache, whatever their sizes.
     """
     began = clock()
     reader = _Reader()
