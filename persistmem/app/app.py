@@ -5,20 +5,20 @@ Puts declaration, running state, schedule and signals together, and is the only 
 
 import dataclasses
 import os
-import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Final, NoReturn, Self, TypeVar, cast
 
 from persistmem.agent.records import Handover
 from persistmem.app.attributes import watch_attributes
 from persistmem.app.declaration import Declaration, M
 from persistmem.app.found import Found
-from persistmem.app.logs import tell
+from persistmem.app.logs import tell, warn
 from persistmem.app.running import Others, Packing, Running, Settings
 from persistmem.app.schedules import LoopSchedule, Schedule, ThreadSchedule
+from persistmem.app.termination import StateLock
 from persistmem.app.watched import Changes
 from persistmem.arena import Generation
 from persistmem.arena.arena import KEEP_DEFAULT, TIMEOUT_DEFAULT
@@ -92,8 +92,10 @@ class App:
             InvalidNameError, ArgumentError: no arena can be called that; no interval is negative.
         """
         self.interval = seconds(interval)
-        self.lock = threading.RLock()
-        """Held while the state is packed: changes made inside ``with app.lock`` are saved together or not at all."""
+        self.lock = StateLock()
+        """Held while the state is packed: changes made inside ``with app.lock`` are saved together or not at all.
+
+        SIGTERM waits until the main thread has let go of it."""
         check_name(name)
         self._settings = Settings(name, self.interval, packing, others, keep, timeout, partial(attach, name, size))
         self._declaration: Declaration | None = None
@@ -114,7 +116,7 @@ class App:
         return _Declarer(self)
 
     @state.setter
-    def state(self, state: object) -> None:
+    def state(self, state: Any) -> None:  # noqa: ANN401 - as above; object is what type checkers would see in it then
         self._started().set_state(state)
 
     def migrate(self, version: int) -> Callable[[M], M]:
@@ -180,8 +182,18 @@ class App:
         return self._started().save()
 
     def refresh(self) -> bool:
-        """Load what the writer has saved since; return whether there was anything. In the writer there never is."""
-        return self._started().refresh()
+        """Load what the writer has saved since; return whether there was anything. In the writer there never is.
+
+        If the writer has ended, this process takes its place, and its state is loaded anew; so it does at the next
+        interval. A forked child does not.
+        """
+        self._started()
+        return self._succeed() or self._started().refresh()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it was started, hooks included, and not stopped yet."""
+        return self._schedule is not None
 
     @property
     def found(self) -> Found:
@@ -205,16 +217,16 @@ class App:
         Raises:
             RefusedError: this is no simulated kernel.
         """
-        schedule = type(self._schedule)
         self._started()
+        schedule = self._schedule
+        assert schedule is not None
         self._is_simulating = True
         try:
-            self._prepare()
+            schedule.call(self._prepare)
             handover = simulate_reboot(release)
+            schedule.call(self._restart)
         finally:
             self._is_simulating = False
-        self._stop(save=False)
-        self._start(cast("Callable[[float, Any], Schedule]", schedule))
         return handover
 
     @asynccontextmanager
@@ -228,7 +240,11 @@ class App:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        try:
+            self.stop()
+        finally:
+            if self._running is not None:  # SIGTERM came before it had begun
+                self.stop()
 
     async def __aenter__(self) -> Self:
         self._start(LoopSchedule)
@@ -252,7 +268,7 @@ class App:
             if dataclasses.is_dataclass(make):
                 watch_attributes(cast("type", make), self._changes_of)
         declaration = self._declaration = Declaration(make, version)
-        if getattr(make, "__module__", None) != "builtins":
+        with suppress(AttributeError, TypeError):  # of what takes no attributes, such as dict
             make.migrate = declaration.migrate  # type: ignore[attr-defined]
         return make
 
@@ -271,35 +287,63 @@ class App:
         return self._running
 
     def _start(self, schedule: Callable[[float, Any], Schedule]) -> Found:
-        if self._running is not None:
-            raise ArgumentError(f"app {self._settings.name} is started already; stop it first")
-        running = Running(self._settings, self._declared(), self._hooks.get("on_corrupt"), self.lock)
-        self._running = running
+        with self.lock:
+            if self._running is not None:
+                raise ArgumentError(f"app {self._settings.name} is started already; stop it first")
+            running = Running(self._settings, self._declared(), self._hooks.get("on_corrupt"), self.lock)
+            self._running = running
         try:
-            tell(str(running.found))
-            if (hook := self._hooks.get("on_restore")) is not None:
-                hook(running.found)
-            running.termination.install()
+            self._tell_what_was_found(running.found)
             if running.is_writer:
                 self._stop_watching = watch_kexec(self._on_kexec)
-            self._schedule = schedule(self.interval if running.is_writer else 0.0, running.save_if_changed)
+            self._schedule = schedule(self.interval, self._tick)
+            running.termination.install(self._schedule.call_soon)
         except BaseException:
             self._stop(save=False)
             raise
         return running.found
 
+    def _tell_what_was_found(self, found: Found) -> None:
+        (warn if found.damage else tell)(str(found))
+        if (hook := self._hooks.get("on_restore")) is not None:
+            hook(found)
+
+    def _tick(self) -> Callable[[], object] | None:
+        running = self._running
+        if running is None or self._is_simulating:
+            return None
+        if running.is_writer:
+            return running.save_if_changed()
+        running.log_failure("succeed", self._succeed)
+        return None
+
+    def _succeed(self) -> bool:
+        """Take the writer's place if it has ended, and return whether that was so."""
+        with self.lock:
+            running = self._running
+            if running is None or not running.succeed():
+                return False
+            self._stop_watching = watch_kexec(self._on_kexec)
+            self._tell_what_was_found(running.found)
+            return True
+
+    def _restart(self) -> None:
+        schedule = cast("Callable[[float, Any], Schedule]", type(self._schedule))
+        self._stop(save=False)
+        self._start(schedule)
+
     def _stop(self, *, save: bool) -> None:
-        running = self._started()
-        try:
-            with running.termination.deferred():
+        with self.lock:
+            running = self._started()
+            try:
                 if self._schedule is not None:
                     self._schedule.stop()
                 if self._stop_watching is not None:
                     self._stop_watching()
                 running.stop(save=save)
-        finally:
-            self._running = self._schedule = self._stop_watching = None
-            running.termination.uninstall()
+            finally:
+                self._running = self._schedule = self._stop_watching = None
+                running.termination.uninstall()
 
     def _on_kexec(self) -> None:
         schedule = self._schedule
@@ -307,14 +351,20 @@ class App:
             schedule.call(self._prepare)
 
     def _prepare(self) -> None:
-        if (hook := self._hooks.get("on_prepare")) is not None:
-            hook()
-        if (running := self._running) is not None and running.is_writer:
-            running.save()
+        if self._running is None:
+            return
+        try:
+            if (hook := self._hooks.get("on_prepare")) is not None:
+                hook()
+        finally:
+            if (running := self._running) is not None and running.is_writer:
+                running.save()
 
     def be_forked(self) -> None:
         """Be in a forked child: the parent goes on saving, this one does not."""
-        self.lock = threading.RLock()
+        self.lock = StateLock()
+        if self._stop_watching is not None:
+            self._stop_watching()
         if self._running is not None:
             self._running.be_forked(self.lock)
 
@@ -322,8 +372,11 @@ class App:
 class _Declarer:
     """``app.state`` before the application is started."""
 
+    __slots__ = ("_app",)
+    _app: App
+
     def __init__(self, app: App) -> None:
-        self._app = app
+        object.__setattr__(self, "_app", app)
 
     def __call__(self, *, version: int) -> Callable[[T], T]:
         """Return a decorator for a class, made a dataclass if it has annotations, or for what makes the first state."""
@@ -332,8 +385,13 @@ class _Declarer:
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
+        self._refuse()
+
+    def _refuse(self, *_: object) -> NoReturn:
         self._app._started()
         raise AssertionError
+
+    __setattr__ = __getitem__ = __setitem__ = __delitem__ = __contains__ = __iter__ = __len__ = _refuse
 
 
 _apps: "weakref.WeakSet[App]" = weakref.WeakSet()

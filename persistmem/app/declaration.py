@@ -60,8 +60,21 @@ class Declaration:
         return register
 
     def fresh(self, changes: Changes) -> object:
-        """Return the state of an application that never ran."""
-        return self._watched(self.make(), changes)
+        """Return the state of an application that never ran. A dataclass is made twice: it is loaded, as later.
+
+        Raises:
+            ArgumentError: it is a dataclass that cannot be made from its fields, so that it could never be loaded.
+        """
+        state = self.make()
+        if self._fields is None:
+            return watch(state, changes)
+        try:
+            return self._of_fields({name: getattr(state, name) for name in self._fields}, changes)
+        except TypeError as error:
+            raise ArgumentError(
+                f"state: expected a dataclass that can be made from its fields, found {self._name}: {error}; let its"
+                " __init__ take them all by name"
+            ) from error
 
     def is_watched(self, state: object, changes: Changes) -> bool:
         """Whether ``state`` cannot change without ``changes`` taking notice. Cost: as for its containers."""
@@ -76,8 +89,7 @@ class Declaration:
             ArgumentError: it is no instance of the declared dataclass.
         """
         if self._fields is not None and type(state) is not self.make:
-            expected = getattr(self.make, "__qualname__", "the state's class")
-            raise ArgumentError(f"app.state: expected a {expected}, found a {type(state).__qualname__}")
+            raise ArgumentError(f"app.state: expected a {self._name}, found a {type(state).__qualname__}")
 
     def dump(self, state: object) -> dict[str, object]:
         """Return what is stored of ``state``."""
@@ -104,14 +116,14 @@ class Declaration:
                 " this program saved; it was not touched: run that release, or remove the state"
             )
         for version in range(stored, self.version):
-            state = self._step(state, version)
-        return self._watched(self._build(state), changes), stored
+            state = self._step(state, version, stored)
+        return self._build(state, changes), stored
 
-    def _step(self, state: object, version: int) -> object:
+    def _step(self, state: object, version: int, stored: int) -> object:
         migration = self._migrations.get(version)
         if migration is None:
             raise MigrationError(
-                f"state: found version {version}, and this program knows {self.version}, but no migration from"
+                f"state: found version {stored}, and this program knows {self.version}, but no migration from"
                 f" {version} to {version + 1}; nothing was changed: declare one with migrate({version})"
             )
         try:
@@ -122,28 +134,32 @@ class Declaration:
                 f" {type(error).__name__}: {error}"
             ) from error
 
-    def _build(self, state: object) -> object:
+    @property
+    def _name(self) -> str:
+        return getattr(self.make, "__qualname__", "the state's class")
+
+    def _build(self, state: object, changes: Changes) -> object:
         if self._fields is None:
-            return state
-        name = getattr(self.make, "__qualname__", "the state's class")
+            return watch(state, changes)
         if not isinstance(state, dict):
-            raise MigrationError(f"state: expected a dict of {name}'s fields, found {type(state).__name__}")
+            raise MigrationError(f"state: expected a dict of {self._name}'s fields, found {type(state).__name__}")
         if unknown := sorted(map(str, state.keys() - set(self._fields))):
             raise MigrationError(
-                f"state: {name} has no field {', '.join(unknown)}; if that is meant, give it a new version and a"
+                f"state: {self._name} has no field {', '.join(unknown)}; if that is meant, give it a new version and a"
                 f" migration from {self.version}"
             )
         try:
-            return cast("Callable[..., object]", self.make)(**state)
+            return self._of_fields(state, changes)
         except TypeError as error:
             raise MigrationError(
-                f"state: what was saved as version {self.version} makes no {name}: {error}; if its fields have changed,"
-                f" give it a new version and a migration from {self.version}"
+                f"state: what was saved as version {self.version} makes no {self._name}: {error}; if its fields have"
+                f" changed, give it a new version and a migration from {self.version}"
             ) from error
 
-    def _watched(self, state: object, changes: Changes) -> object:
-        if self._fields is None or type(state) is not self.make:
-            return watch(state, changes)
-        for name in self._fields:
+    def _of_fields(self, fields: Mapping[str, object], changes: Changes) -> object:
+        # Watched before the state is made: what its __post_init__ keeps elsewhere are the very same containers.
+        watched = {name: watch(value, changes) for name, value in fields.items()}
+        state = cast("Callable[..., object]", self.make)(**watched)
+        for name in self._fields or ():
             object.__setattr__(state, name, watch(getattr(state, name), changes))
         return state

@@ -76,4 +76,10 @@ def _quoted(text: str) -> str:
     if text and not set(text) & set(' "=\\') and text.isprintable():
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+    return '"' + "".join(c if c.isprintable() else _code_units(c) for c in escaped) + '"'
+
+
+def _code_units(character: str) -> str:
+    # As in JSON: beyond U+FFFF it takes two.
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))

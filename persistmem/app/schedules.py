@@ -2,9 +2,11 @@
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from persistmem.threads import start_deaf
+
+R = TypeVar("R")
 
 Tick = Callable[[], Callable[[], object] | None]
 """What is done at each interval; returns what is left to do in any thread, if anything is."""
@@ -13,8 +15,12 @@ Tick = Callable[[], Callable[[], object] | None]
 class Schedule(Protocol):
     """Calls something at intervals, and on behalf of other threads, wherever that may be done."""
 
-    def call(self, function: Callable[[], object]) -> None:
-        """Call ``function`` where the state may be looked at, and wait until it has returned; from another thread."""
+    def call(self, function: Callable[[], R]) -> R:
+        """Call ``function`` where the state may be looked at, from any thread, and return what it returns."""
+        ...
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call ``function`` where it may raise, from a signal handler or in the main thread."""
         ...
 
     def stop(self) -> None:
@@ -33,8 +39,12 @@ class ThreadSchedule:
         if interval:
             start_deaf(threading.Thread(target=self._run, name="persistmem-app", daemon=True))
 
-    def call(self, function: Callable[[], object]) -> None:
+    def call(self, function: Callable[[], R]) -> R:
         """Call ``function`` here; it takes the lock of the state."""
+        return function()
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call ``function`` here."""
         function()
 
     def stop(self) -> None:
@@ -60,17 +70,23 @@ class LoopSchedule:
         if interval:
             self._task = self._loop.create_task(self._run(interval, tick), name="persistmem-app")
 
-    def call(self, function: Callable[[], object]) -> None:
+    def call(self, function: Callable[[], R]) -> R:
         """Call ``function`` in the loop, and wait for it."""
         if threading.get_ident() == self._thread:
-            function()
-            return
+            return function()
         import asyncio  # noqa: PLC0415 - as above
 
-        async def run() -> None:
-            function()
+        async def run() -> R:
+            return function()
 
-        asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Have the loop call ``function``, amid no step of a coroutine, and raise what that does."""
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(function)
+        else:
+            function()
 
     def stop(self) -> None:
         """Cancel the task."""

@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Literal, Protocol, TypeVar, cast
 from uuid import UUID
 
 from persistmem.arena.types import STANDS_FOR
@@ -64,16 +64,16 @@ class Changes:
         self.changed = True  # last: whoever clears it looks at the state after that
 
 
-_NOTHING: Final = -1
-_MANY: Final = -2
+_Puts = Literal["nothing", "arguments", "their items"]
+"""What a method puts into a container."""
 
 
 class _Watched(Protocol):
     _changes: Changes
 
 
-def _noticing(method: Callable[..., R], puts_in: int) -> Callable[..., R]:
-    """The method, and notice of what it did; its argument number ``puts_in`` is put in, or nothing, or many things."""
+def _noticing(method: Callable[..., R], puts: _Puts) -> Callable[..., R]:
+    """The method, and notice of what it did."""
 
     def call(self: _Watched, *args: object, **kwargs: object) -> R:
         changes = self._changes
@@ -82,11 +82,13 @@ def _noticing(method: Callable[..., R], puts_in: int) -> Callable[..., R]:
         try:
             return method(self, *args, **kwargs)
         finally:
-            # Last, and whatever was raised: a sort may stop halfway; and who clears it looks at the state after that.
-            if puts_in == _MANY:
+            # Last, and whatever was raised: it may stop halfway; and who clears it looks at the state after that.
+            if puts == "their items":
                 changes.unwatched = True  # until somebody looks, when the state is saved
-            elif 0 <= puts_in < len(args) and type(args[puts_in]) not in _LEAVES:
-                changes.note(args[puts_in])
+            elif puts == "arguments":
+                for value in args:
+                    if type(value) not in _LEAVES:
+                        changes.note(value)
             changes.changed = True
 
     call.__name__ = method.__name__
@@ -94,34 +96,53 @@ def _noticing(method: Callable[..., R], puts_in: int) -> Callable[..., R]:
     return call
 
 
-_METHODS: Final[dict[type, dict[str, int]]] = {
+_METHODS: Final[dict[type, dict[_Puts, tuple[str, ...]]]] = {
     dict: {
-        "__setitem__": 1, "setdefault": 1, "__delitem__": _NOTHING, "pop": _NOTHING, "popitem": _NOTHING,
-        "clear": _NOTHING, "update": _MANY, "__ior__": _MANY,
+        "nothing": ("__delitem__", "pop", "popitem", "clear"),
+        "arguments": ("__setitem__", "setdefault"),
+        "their items": ("update", "__ior__"),
     },
     list: {
-        "append": 0, "insert": 1, "__delitem__": _NOTHING, "pop": _NOTHING, "remove": _NOTHING, "clear": _NOTHING,
-        "reverse": _NOTHING, "sort": _NOTHING, "__imul__": _NOTHING, "__setitem__": _MANY, "extend": _MANY,
-        "__iadd__": _MANY,
+        "nothing": ("__delitem__", "pop", "remove", "clear", "reverse", "__imul__"),
+        "arguments": ("append", "insert"),
+        "their items": ("__setitem__", "extend", "__iadd__"),
     },
     set: {
-        "add": 0, "discard": _NOTHING, "remove": _NOTHING, "pop": _NOTHING, "clear": _NOTHING,
-        "intersection_update": _NOTHING, "difference_update": _NOTHING, "__iand__": _NOTHING, "__isub__": _NOTHING,
-        "update": _MANY, "symmetric_difference_update": _MANY, "__ior__": _MANY, "__ixor__": _MANY,
+        "nothing": (
+            *("discard", "remove", "pop", "clear", "intersection_update", "difference_update", "__iand__", "__isub__"),
+        ),
+        "arguments": ("add",),
+        "their items": ("update", "symmetric_difference_update", "__ior__", "__ixor__"),
     },
-}  # fmt: skip
-"""Every method that changes one, and which of its arguments is put in."""
+}
+"""Every method that changes one, by what it puts in."""
+
+
+def _sort(self: list[Any], **how: Any) -> None:  # noqa: ANN401 - what sorted() takes
+    # list.sort empties the list meanwhile, and calls keys and comparisons, beside which another thread may save it.
+    list.__setitem__(self, slice(None), sorted(self, **how))
+
+
+_OTHER_METHODS: Final[dict[type, dict[str, object]]] = {
+    dict: {"fromkeys": dict.fromkeys},
+    list: {"sort": _noticing(_sort, "nothing")},
+    set: {"__repr__": lambda self: repr(set(self))},
+}
+"""What differs from the plain ones' beside that."""
 
 
 def _watched_type(base: type, name: str, doc: str) -> type:
     members: dict[str, object] = {"__slots__": ("_changes",), "__doc__": doc, "__module__": __name__}
-    for method, puts_in in _METHODS[base].items():
-        members[method] = _noticing(getattr(base, method), puts_in)
-    # Copies, of whatever depth, and what is pickled are the caller's own, and plain.
+    for puts, methods in _METHODS[base].items():
+        members.update({method: _noticing(getattr(base, method), puts) for method in methods})
+
+    def copy(self: Iterable[object]) -> object:
+        return base(self)
+
+    # Copies, of whatever depth, and what is pickled or made anew are the caller's own, and plain.
     members["__reduce_ex__"] = lambda self, _: (base, (base(self),))
-    members["__copy__"] = base
-    members["copy"] = base
-    made = type(name, (base,), members)
+    members["__copy__"] = members["copy"] = copy
+    made = type(name, (base,), {**members, **_OTHER_METHODS[base]})
     STANDS_FOR[made] = base
     return made
 
@@ -131,6 +152,7 @@ WatchedList: Final = _watched_type(list, "WatchedList", "A list that notices its
 WatchedSet: Final = _watched_type(set, "WatchedSet", "A set that notices its changes.")
 _WATCHED_AS: Final[dict[type, type]] = {dict: WatchedDict, list: WatchedList, set: WatchedSet}
 _WATCHED: Final = frozenset(_WATCHED_AS.values())
+_HOLDING: Final = _WATCHED | {tuple, frozenset}
 
 
 def watch(value: object, changes: Changes) -> object:
@@ -169,15 +191,13 @@ def is_watched(value: object, changes: Changes) -> bool:
         return True
     if kind in _WATCHED and cast("_Watched", value)._changes is not changes:
         return False
-    if kind is WatchedDict:
-        return _are_watched(cast("dict[object, object]", value).values(), changes)
-    if kind in (WatchedList, tuple, frozenset):
-        return _are_watched(cast("list[object]", value), changes)
-    return kind is WatchedSet
+    if kind is WatchedDict and not _are_watched(cast("dict[object, object]", value).values(), changes):
+        return False
+    return kind in _HOLDING and _are_watched(cast("Iterable[object]", value), changes)
 
 
 def _are_watched(values: Iterable[object], changes: Changes) -> bool:
     try:
-        return all(type(value) in _LEAVES or is_watched(value, changes) for value in values)
+        return _LEAVES.issuperset(map(type, values)) or all(is_watched(value, changes) for value in values)
     except RuntimeError:  # another thread changes it just now
         return False

@@ -1,0 +1,1 @@
+"""The similarity search keeps its promises."""
