@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-vm bench bench-servers bench-vm lint types check clean
+.PHONY: demo demo-fleet test test-vm bench bench-servers bench-vm lint types check clean
 
 demo: $(READY)
 	$(BIN)/python -m apps.cities.demo
+
+demo-fleet: $(READY)
+	$(BIN)/python -m apps.memcached.fleet
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not vm"

@@ -18,6 +18,7 @@ ALLOWED = {
     "cache": COMMON | {"arena", "attachment"},
     "adapters": COMMON | {"arena", "cache", "app"},
     "app": COMMON | {"arena", "attachment", "agent"},
+    "metrics": COMMON | {"arena", "agent", "cache"},
     "upgrade": COMMON | {"arena", "agent", "liveupdate"},
     "testing": COMMON | {"arena", "attachment"},
     "pytest_plugin": {"testing"},

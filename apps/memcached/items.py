@@ -41,12 +41,7 @@ class Item:
         numbers = _NUMBERS.pack(self.cas, self.expires, self.state)
         return b" %d %d\r\n%b\r\n%b%b" % (self.flags, len(self.data), self.data, numbers, MARK)
 
-    def shown(record: bytes) -> bytes:
-    """Return what follows the key where an item is given to a client."""
-    return record[SHOWN]
-
-
-def shown_with_cas(self) -> bytes:
+    def shown_with_cas(self) -> bytes:
         """Return what follows the key where an item is given to a client with its cas unique."""
         return b" %d %d %d\r\n%b\r\n" % (self.flags, len(self.data), self.cas, self.data)
 

@@ -4,13 +4,13 @@ import dataclasses
 import gc
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
 from persistmem.app.declaration import Declaration
 from persistmem.app.running import Packing, Running, Settings
+from persistmem.app.termination import StateLock
 from persistmem.attachment import attach, drop_arena
 from tests.bench.harness import Bound, Row, Samples, Sizes, interleave, timed
 
@@ -104,7 +104,7 @@ def _row(work: str, samples: Samples, name: str, bound: Bound | None) -> Row:
 
 def _run(name: str, packing: Packing, state: object) -> Running:
     settings = Settings(name, 0.0, packing, "refuse", 1, 10.0, partial(attach, name, "1GiB"))
-    started = Running(settings, Declaration(type(state), 1), None, threading.RLock())
+    started = Running(settings, Declaration(type(state), 1), None, StateLock())
     if started.found.generation is None:
         started.set_state(state)
     return started

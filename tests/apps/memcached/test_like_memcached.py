@@ -386,6 +386,8 @@ class Babbler:
         choose, key = self._random.choice, self._random.choice(self.WORDS)
         data, quiet, time = self._data(), choose((b"", b"", b" noreply")), choose(self.TIMES)
         number, cas = choose(self.NUMBERS), choose((b"$%b$" % key, b"1"))
+        digits, delta = (b"%d" % self._random.getrandbits(choose((3, 20, 64))) for _ in range(2))
+        condition = choose((b"ME", b"MA", b"MP", b"MR", b"MS", b"C" + cas, b"I C" + cas))
         steps = (
             b"%b %b" % (choose((b"get", b"gets")), b" ".join(self._keys())),
             b"%b %b %b" % (choose((b"gat", b"gats")), time, b" ".join(self._keys()[:5])),
@@ -393,14 +395,15 @@ class Babbler:
             b"%b %b %d %b %d%b|%b"
             % (choose((b"add", b"replace", b"append", b"prepend")), key, self._flags(), time, len(data), quiet, data),
             b"cas %b %d %b %d %b%b|%b" % (key, self._flags(), time, len(data), cas, quiet, data),
-            b"set %b 0 0 %d|%b" % (number, len(digits := b"%d" % self._random.getrandbits(choose((3, 20, 64)))), digits),
-            b"incr %b %d%b" % (number, self._random.getrandbits(choose((3, 20, 64))), quiet),
+            b"set %b 0 0 %d|%b" % (number, len(digits), digits),
+            b"incr %b %b%b" % (number, delta, quiet),
             b"delete %b%b" % (choose((key, number)), quiet),
             b"touch %b %b%b" % (key, time, quiet),
             b"mg %b%b" % (key, self._meta(b"v", b"k", b"f", b"s", b"t", b"q", b"Oz", b"T100", b"N100", b"R50")),
-            b"ms %b %d%b|%b" % (key, len(data), self._meta(b"k", b"q", b"Oy", b"T100", b"F7", choose((b"ME", b"MA", b"MP", b"MR", b"MS", b"C" + cas, b"I C" + cas))), data),
+            b"ms %b %d%b|%b"
+            % (key, len(data), self._meta(b"k", b"q", b"Oy", b"T100", b"F7", condition), data),
             b"md %b%b" % (key, self._meta(b"k", b"q", b"Ox", choose((b"I", b"I T100", b"C" + cas)))),
-            b"ma %b%b" % (number, self._meta(b"k", b"v", b"t", b"D%d" % self._random.getrandbits(20), b"N0", b"J7")),
+            b"ma %b%b" % (number, self._meta(b"k", b"v", b"t", b"D" + delta, b"N0", b"J7")),
             choose(self.NONSENSE),
         )  # fmt: skip
         return choose(steps)

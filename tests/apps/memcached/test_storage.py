@@ -1,7 +1,6 @@
 """Items in a cache, with a clock that the test holds."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -57,7 +56,7 @@ def storage(place: None, clock: Clock) -> Iterator[Storage]:
 
 def found(storage: Storage, key: bytes) -> bytes | None:
     item = storage.find(key)
-    return item and item.data
+    return item.data if item is not None else None
 
 
 @pytest.mark.parametrize(
