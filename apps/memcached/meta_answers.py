@@ -44,7 +44,7 @@ class MetaAnswers:
                 return self._count(command)
         return self._debug(command)
 
-    def _get(self, command: Meta) -> bytes:
+    def _get(self, command: Meta) -> bytes:  # noqa: PLR0912 - a branch for each flag
         flags, numbers = command.flags, command.numbers
         self._counts.cmd_get += 1
         item = self._storage.find(command.key)
@@ -61,9 +61,7 @@ class MetaAnswers:
         said: list[bytes] = []
         for flag in flags:
             match flag:
-                case "T":
-                    item.expires = self._storage.expiry(numbers[flag])
-                case "N" if created:
+                case "T" | "N" if flag == "T" or created:
                     item.expires = self._storage.expiry(numbers[flag])
                 case "R":
                     ends = 0 < item.expires < self._storage.expiry(numbers["R"])

@@ -26,7 +26,7 @@ STREAM: list[tuple[bytes, list[Command]]] = [
     (b"get a\r\n", [Get([b"a"])]),
     (b" gets  a b \r\n", [Get([b"a", b"b"], with_cas=True)]),
     (b"gat -1 a\n", [Get([b"a"], exptime=-1)]),
-    (b"set k 7 60 11\r\nget a\r\n\r\n!\r\n", [Store(Mode.SET, b"k", 7, 60, 11, 0, b"get a\r\n\r\n!")]),
+    (b"set k 7 60 10\r\nget a\r\n\r\n!\r\n", [Store(Mode.SET, b"k", 7, 60, 10, 0, b"get a\r\n\r\n!")]),
     (b"cas k 0 0 0 42 noreply\r\n\r\n", [Store(Mode.CAS, b"k", 0, 0, 0, 42, noreply=True)]),
     (b"set k 0 0 1000\r\n%b\r\n" % (b"x" * 1000), [Store(Mode.SET, b"k", 0, 0, 1000, 0, b"x" * 1000)]),
     (b"set k 0 0 1001\r\n%b\r\n" % (b"x" * 1001), [TooLarge(b"k", drops=True)]),
