@@ -44,7 +44,7 @@ class MetaAnswers:
                 return self._count(command)
         return self._debug(command)
 
-    def _get(self, command: Meta) -> bytes:  # noqa: PLR0912 - a branch for each flag
+    def _get(self, command: Meta) -> bytes:
         flags, numbers = command.flags, command.numbers
         self._counts.cmd_get += 1
         item = self._storage.find(command.key)

@@ -9,9 +9,9 @@ from apps.memcached.commands import Command, Get, Meta, Mode, Say, Store, TooLar
 from apps.memcached.grammar import BINARY_REQUEST, NOT_BINARY, parse
 
 LINE_MAX: Final = 2048
-"""Bytes of a line."""
+"""Bytes of a line, up to its line feed."""
 KEYS_MAX: Final = 64 << 10
-"""Bytes of a line that asks for many keys."""
+"""Bytes of one that asks for many keys."""
 _LISTS_KEYS: Final = (b"get ", b"gets ", b"gat ", b"gats ")
 _LINE_END: Final = b"\r\n"
 _CARRIAGE_RETURN: Final = 0x0D

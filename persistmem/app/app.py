@@ -47,8 +47,9 @@ class App:
     extensions in C that go past a list's methods are noticed by the last save alone, which always looks.
 
     One process saves the state. Children that it forks only read it, and so do others that start with
-    ``others="read"``: changing it there is an error. Changes that belong together, in a program with threads, go inside
-    ``with app.lock``; between two awaits of a coroutine they need nothing.
+    ``others="read"``: changing it there is an error. Changes that belong together go inside ``with app.lock``, for
+    the intervals are those of another thread; between two awaits of a coroutine they need nothing. Containers that the
+    program put in itself are changed there, too: what changes while it is packed may not be saved.
 
     >>> import dataclasses, persistmem.testing
     >>> app = App("leaderboard", size="1MiB")
