@@ -135,12 +135,13 @@ def parse(words: list[bytes]) -> Command:
         return Say(NOT_BINARY, closes=True) if words[0].startswith(BINARY_REQUEST) else Say(_ERROR)
     if not form.fewest <= len(words) <= form.most:
         return Say(_ERROR)
-    noreply = form.may_be_quiet and len(words) > form.fewest and words[-1] == b"noreply"
+    noreply = form.may_be_quiet and words[-1] == b"noreply"
+    is_beside = noreply and len(words) > form.fewest
     try:
-        command = form.parse(words[:-1] if noreply else words)
+        command = form.parse(words[:-1] if is_beside else words)
     except ClientError as error:
-        command = Say(error.reply, skips=_data_after(words, form))
-    if noreply:
+        return Say(error.reply, skips=_data_after(words, form), noreply=noreply)
+    if is_beside:
         assert not isinstance(command, Get)
         command.noreply = True
     return command

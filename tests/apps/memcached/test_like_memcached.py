@@ -32,6 +32,7 @@ touch a 100
 mg a t
 touch a x
 touch a
+touch a noreply
 touch a 0
 touch a 0 noreply
 touch nobody 0
@@ -88,6 +89,7 @@ incr n
 incr n 1 2 3
 incr n 1 noreply
 incr n x noreply
+incr n noreply
 incr nobody 1
 decr nobody 1
 get n
@@ -111,11 +113,13 @@ delete a 0
 delete a 0 noreply
 delete a 1
 delete a noreply
+delete noreply
 delete a b c d e
 delete
 verbosity
 verbosity 1
 verbosity x
+verbosity noreply
 verbosity 1 noreply
 verbosity 1 2 3
 nonsense
@@ -247,6 +251,7 @@ me
 flush_all x
 flush_all 1 2 3
 flush_all 0 noreply
+flush_all x noreply
 get k
 set k 0 0 1|x
 flush_all -1
