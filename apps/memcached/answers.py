@@ -18,10 +18,10 @@ from apps.memcached.commands import (
     TooLarge,
     Touch,
 )
-from apps.memcached.items import MARK, SHOWN, Item
+from apps.memcached.items import MARK, MARKED, SHOWN, Item
 from apps.memcached.meta_answers import MetaAnswers
 from apps.memcached.reports import Reports
-from apps.memcached.words import ClientError
+from apps.memcached.words import KEY_MAX, ClientError
 
 REPLY_MAX: Final = 256 << 10
 """Bytes of items after which a reply is sent, and the rest of it waits for its turn."""
@@ -51,19 +51,20 @@ class Answers:
             except (persistmem.StaleArenaError, persistmem.ClosedError):
                 self._storage.reopen()
                 return self._answer(command)
+        except ClientError as error:
+            reply = error.reply
         except persistmem.Error as error:
-            if isinstance(command, Get):
-                command.keys = []
-            return b"SERVER_ERROR %b\r\n" % " ".join(str(error).split()).encode(errors="replace")
+            reply = b"SERVER_ERROR %b\r\n" % " ".join(str(error).split()).encode(errors="replace")
+        if isinstance(command, Get):
+            command.keys = []
+            return reply
+        return b"" if command.noreply else reply
 
     def _answer(self, command: Command) -> bytes:
         self._storage.flush_if_due()
         if isinstance(command, Get):
             return self._get_more(command) if command.with_cas or command.exptime is not None else self._get(command)
-        try:
-            reply = self._done(command)
-        except ClientError as error:
-            reply = error.reply
+        reply = self._done(command)
         return b"" if command.noreply else reply
 
     def _done(self, command: OneReply) -> bytes:
@@ -91,44 +92,51 @@ class Answers:
                 return self._reports.report(command.topic)
 
     def _get(self, command: Get) -> bytes:
-        """The plain ``get``, which is to be fast: nothing is called for a key but the cache."""
+        """The plain ``get``, which is to be fast: for each key it calls nothing but the cache."""
         get = self._storage.get
-        shown: list[bytes] = []
+        shown = [b""]
         size = 0
         keys = iter(command.keys)
         for key in keys:
             value = get(key)
-            if type(value) is bytes and value.endswith(MARK):
-                shown.append(b"VALUE " + key + value[SHOWN])
+            if type(value) is bytes and value[MARKED] == MARK:
+                shown.append(key + value[SHOWN])
                 size += len(value)
                 if size > REPLY_MAX:
                     break
+            elif len(key) > KEY_MAX:
+                raise ClientError
         return self._end(command, list(keys), shown)
 
     def _get_more(self, command: Get) -> bytes:
-        shown: list[bytes] = []
+        shown = [b""]
         size = 0
         keys = iter(command.keys)
         for key in keys:
             item = self._storage.find(key) if command.exptime is None else self._touched(key, command.exptime)
             if item is not None:
-                shown.append(b"VALUE " + key + (item.shown_with_cas() if command.with_cas else item.encode()[SHOWN]))
+                shown.append(key + (item.shown_with_cas() if command.with_cas else item.encode()[SHOWN]))
                 size += len(item.data)
                 if size > REPLY_MAX:
                     break
+            elif len(key) > KEY_MAX:
+                raise ClientError
         return self._end(command, list(keys), shown)
 
     def _end(self, command: Get, left: list[bytes], shown: list[bytes]) -> bytes:
-        """Count what was done, note down what is left to do, and return the reply."""
+        """Count what was done, note down which keys are left, and return the reply.
+
+        ``shown`` is nothing, and then what follows the word VALUE for each item.
+        """
         if command.exptime is None:
-            asked = len(command.keys) - len(left)
+            asked, hits = len(command.keys) - len(left), len(shown) - 1
             self._counts.cmd_get += asked
-            self._counts.get_hits += len(shown)
-            self._counts.get_misses += asked - len(shown)
+            self._counts.get_hits += hits
+            self._counts.get_misses += asked - hits
         command.keys = left
         if not left:
-            shown.append(_END)
-        return b"".join(shown)
+            shown[-1] += _END
+        return b"VALUE ".join(shown)
 
     def _touched(self, key: bytes, exptime: int) -> Item | None:
         self._counts.cmd_touch += 1

@@ -20,7 +20,12 @@ except ImportError:
 _ADDRESS_DEFAULT: Final = Address("127.0.0.1", 11211)
 _ITEM_SIZE_MAX_DEFAULT: Final = 1 << 20
 _ITEM_SIZE_MAX_MAX: Final = 1 << 30
-_EXAMPLE: Final = "python -m apps.memcached --name shop --size 256MiB --listen 127.0.0.1:11211"
+_HELP: Final = (
+    "Serve a cache to memcached's clients. It is still warm after a restart, and after a kernel upgrade.\n\n"
+    "It speaks memcached's text protocol, classic and meta commands, until SIGTERM or Ctrl-C. There are no passwords:"
+    " who can connect can read and change everything."
+)
+_EXAMPLE: Final = "Example: python -m apps.memcached --name shop --size 256MiB --listen 127.0.0.1:11211"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
@@ -39,7 +44,7 @@ def _parse_item_size(text: str) -> int:
     return size
 
 
-@app.command(epilog=f"Example: {_EXAMPLE}")
+@app.command(help=_HELP, epilog=_EXAMPLE)
 def serve(  # noqa: PLR0917 - they are options
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="The cache, which this server alone serves.")],
     size: Annotated[
@@ -86,11 +91,7 @@ def serve(  # noqa: PLR0917 - they are options
         ),
     ] = _ITEM_SIZE_MAX_DEFAULT,
 ) -> None:
-    """Serve a cache to memcached's clients. It is still warm after a restart, and after a kernel upgrade.
-
-    It speaks memcached's text protocol, classic and meta commands, until SIGTERM or Ctrl-C. There are no passwords:
-    who can connect can read and change everything.
-    """
+    """Serve until a signal says to stop."""
     addresses = listen or ([] if unix else [_ADDRESS_DEFAULT])
     service = Service(Settings(name, size, addresses, unix or [], connections, item_size_max))
     try:
@@ -106,8 +107,6 @@ def main() -> None:
         app(prog_name="python -m apps.memcached")
     except Error as error:
         _fail(str(error))
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
 
 
 def _fail(reason: str) -> None:

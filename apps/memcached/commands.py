@@ -20,6 +20,7 @@ class Get:
     """``get``, ``gets``, ``gat`` and ``gats``: as many items as there are, and ``END``."""
 
     keys: list[bytes]
+    """However long: none that is too long is found."""
     with_cas: bool = False
     exptime: int | None = None
     """When they are to expire from now on, as the client said it; None to leave it."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from apps.memcached import meta_grammar
 from apps.memcached.commands import Command, Count, Delete, FlushAll, Get, Mode, Say, Stats, Store, Touch
-from apps.memcached.words import KEY_MAX, UINT32_MAX, ClientError, data_length, key, new_key, signed, unsigned
+from apps.memcached.words import UINT32_MAX, ClientError, data_length, key, new_key, signed, unsigned
 
 VERSION: Final = b"1.6.45-persistmem"
 """The memcached whose protocol this is, as clients expect it to be said, and who speaks it."""
@@ -25,17 +25,11 @@ _ANY: Final = 1 << 16
 
 
 def _get(words: list[bytes], *, with_cas: bool = False) -> Get:
-    keys = words[1:]
-    if max(map(len, keys)) > KEY_MAX:
-        raise ClientError
-    return Get(keys, with_cas)
+    return Get(words[1:], with_cas)
 
 
 def _get_and_touch(words: list[bytes], *, with_cas: bool = False) -> Get:
-    exptime = signed(words[1], _BAD_EXPTIME)
-    found = _get(words[1:], with_cas=with_cas)
-    found.exptime = exptime
-    return found
+    return Get(words[2:], with_cas, signed(words[1], _BAD_EXPTIME))
 
 
 def _store(words: list[bytes], mode: Mode) -> Store:

@@ -14,6 +14,8 @@ _END: Final = b"\r\n"
 _TAIL: Final = _NUMBERS.size + len(MARK)
 SHOWN: Final = slice(-_TAIL)
 """What of a record follows the key where an item is given to a client."""
+MARKED: Final = slice(-len(MARK), None)
+"""What of a value is the mark, if it is a record."""
 
 STALE: Final = 1
 """It was invalidated (``md I``): whoever gets it is told so."""
@@ -61,4 +63,4 @@ class Item:
 
 def is_record(value: object) -> bool:
     """Tell whether a cache's value is a record; it may be anything, if another program stored it."""
-    return type(value) is bytes and value.endswith(MARK)
+    return type(value) is bytes and value[MARKED] == MARK

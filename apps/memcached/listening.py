@@ -6,10 +6,16 @@ Must not know who connects, nor what is said.
 import errno
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from persistmem.errors import ArgumentError
+from persistmem.errors import ArgumentError, Error
+
+
+class ListenError(Error, OSError):
+    """Nobody can listen there, or somebody does."""
 
 
 class Address(NamedTuple):
@@ -40,6 +46,19 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@contextmanager
+def saying_where(where: Address | Path) -> Iterator[None]:
+    """Have what goes wrong within say where it is that one cannot listen.
+
+    Raises:
+        ListenError: for an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ListenError(f"cannot listen at {where}: {error.strerror or error}; choose another place") from error
 
 
 def bind_unix(path: Path) -> socket.socket:

@@ -74,10 +74,7 @@ class Parser:
                 self._wait_for()
                 return None
         self._at = end + 1
-        words = data[at : end - 1 if data[end - 1] == _CARRIAGE_RETURN and end > at else end].split(b" ")
-        if b"" in words:
-            words = [word for word in words if word] or [b""]
-        command = parse(words)
+        command = parse(_words(data[at : end - 1 if data[end - 1] == _CARRIAGE_RETURN and end > at else end]))
         if type(command) is Get:
             return command
         if isinstance(command, Say):
@@ -132,3 +129,10 @@ class Parser:
         self._closed = True
         self._data, self._at, self._skips = b"", 0, 0
         return last
+
+
+def _words(line: bytes) -> list[bytes]:
+    words = line.split(b" ")
+    if b"  " in line or not words[0] or not words[-1]:
+        words = [word for word in words if word] or [b""]
+    return words

@@ -7,7 +7,7 @@ import asyncio
 import resource
 import signal
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from apps.memcached.actions import Actions
 from apps.memcached.answers import Answers
 from apps.memcached.conversation import Conversation
 from apps.memcached.counts import Counts
-from apps.memcached.listening import Address, bind_unix
+from apps.memcached.listening import Address, bind_unix, saying_where
 from apps.memcached.protocol import Parser
 from apps.memcached.reports import Reports
 from apps.memcached.server import Connection
@@ -68,27 +68,30 @@ class Service:
         """Serve until SIGTERM or SIGINT; tell ``announce`` each address as soon as it answers.
 
         Raises:
-            OSError: it cannot listen there.
+            ListenError: it cannot listen there.
         """
         _allow_files(self._settings.connections + _FILES_BESIDE)
         loop, stopped = asyncio.get_running_loop(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
-        try:
-            for host, port in self._settings.addresses:
-                server = await loop.create_server(self._connect, host, port, backlog=_BACKLOG)
+        with ExitStack() as listening:
+            for address in self._settings.addresses:
+                with saying_where(address):
+                    server = await loop.create_server(self._connect, *address, backlog=_BACKLOG)
+                listening.callback(server.close)
                 for sock in server.sockets:
                     announce(str(Address(*sock.getsockname()[:2])))
             for path in self._settings.paths:
-                await loop.create_unix_server(self._connect, sock=bind_unix(path), backlog=_BACKLOG)
+                with saying_where(path):
+                    sock = bind_unix(path)
+                listening.callback(path.unlink, missing_ok=True)
+                server = await loop.create_unix_server(self._connect, sock=sock, backlog=_BACKLOG)
+                listening.callback(server.close)
                 announce(str(path))
             while not stopped.is_set():
                 self._look_after()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stopped.wait(), _LOOK)
-        finally:
-            for path in self._settings.paths:
-                path.unlink(missing_ok=True)
 
     def _connect(self) -> Connection:
         return Connection(Conversation(Parser(self._settings.item_size_max), self._answers), self._counts)

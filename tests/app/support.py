@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import persistmem
@@ -62,6 +62,7 @@ class Script:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             bufsize=0,
+            start_new_session=True,
             env={**environment(), **more},
         )
 
@@ -100,8 +101,9 @@ class Script:
         return os.pread(self._errors.fileno(), 1 << 20, 0).decode()
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
+        """End it, and what it has forked."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self._errors):
             assert stream is not None

@@ -1,5 +1,6 @@
 """Servers as users start them, in a place of their own, and a client that sees every byte."""
 
+import json
 import os
 import select
 import shutil
@@ -8,7 +9,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,40 +35,40 @@ class Wire:
 
     def __init__(self, where: int | Path) -> None:
         if isinstance(where, Path):
-            self._socket = socket.socket(socket.AF_UNIX)
-            self._socket.connect(str(where))
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(str(where))
         else:
-            self._socket = socket.create_connection(("127.0.0.1", where))
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.settimeout(PATIENCE)
+            self.socket = socket.create_connection(("127.0.0.1", where))
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.settimeout(PATIENCE)
         self._asked = 0
 
     def send(self, data: bytes) -> None:
-        self._socket.sendall(data)
+        self.socket.sendall(data)
 
     def ask(self, data: bytes) -> bytes:
         """Send whole commands, and return all that is replied to them."""
         self._asked += 1
         end = b"EN O%d.\r\n" % self._asked
-        self._socket.sendall(data + b"mg nobody-at-all O%d.\r\n" % self._asked)
+        self.socket.sendall(data + b"mg nobody-at-all O%d.\r\n" % self._asked)
         return self.until(end).removesuffix(end)
 
     def until(self, end: bytes) -> bytes:
         """Return what comes up to and with ``end``, or until the connection ends."""
         got = bytearray()
-        while not got.endswith(end) and (piece := self._socket.recv(1 << 16)):
+        while not got.endswith(end) and (piece := self.socket.recv(1 << 16)):
             got += piece
         return bytes(got)
 
     def rest(self) -> bytes:
         """Return what comes until the connection ends."""
         got = bytearray()
-        while piece := self._socket.recv(1 << 16):
+        while piece := self.socket.recv(1 << 16):
             got += piece
         return bytes(got)
 
     def close(self) -> None:
-        self._socket.close()
+        self.socket.close()
 
     def __enter__(self) -> Self:
         return self
@@ -88,6 +90,15 @@ class Server:
 
     def wire(self) -> Wire:
         return Wire(self.port)
+
+    @contextmanager
+    def wires(self, number: int) -> Iterator[list[Wire]]:
+        """So many connections, each of which the server has answered at."""
+        with ExitStack() as stack:
+            wires = [stack.enter_context(self.wire()) for _ in range(number)]
+            for wire in wires:
+                wire.ask(b"")
+            yield wires
 
     def stats(self) -> dict[str, str]:
         with self.wire() as wire:
@@ -151,6 +162,10 @@ class House:
         done = self.run(sys.executable, "-m", "persistmem", *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def agent_pid(self) -> int:
+        pid: int = json.loads(self.persistmem("status", "--json"))["pid"]
+        return pid
 
     def __enter__(self) -> Self:
         return self
