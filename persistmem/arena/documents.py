@@ -13,7 +13,7 @@ import msgpack
 
 from persistmem.arena import arrays
 from persistmem.arena.types import CONTAINERS, READERS, STANDS_FOR, VALUE_TYPES, Code, TypeRegistry
-from persistmem.errors import CorruptError, Error, UnsupportedTypeError
+from persistmem.errors import BusyError, CorruptError, Error, UnsupportedTypeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +57,7 @@ class DocumentEncoder:
         self._nested_packers: list[msgpack.Packer] = []
         self._buffers: list[memoryview] = []
         self._depth = 0
+        self._calls = 0
         self._saw_large = False
         self._sets_apart = False
         self._extended = False
@@ -70,11 +71,14 @@ class DocumentEncoder:
 
         Raises:
             UnsupportedTypeError: a value cannot be stored; the message says where it is.
+            BusyError: another thread changed the document meanwhile.
         """
         try:
             packed = self._encode(document)
         except (TypeError, ValueError, OverflowError, BufferError, RecursionError) as error:
             raise UnsupportedTypeError(self._explain(document, error)) from error
+        except RuntimeError as error:  # a dict or set was changed
+            raise BusyError(f"document: another thread changed it while it was packed ({error}); try again") from error
         try:
             yield Encoded(packed, self._buffers)
         finally:
@@ -106,7 +110,7 @@ class DocumentEncoder:
         # as it is and see whether any came out; only then walk all of it in Python, which takes many times as long.
         if not _glance_finds_large(document):
             packed = self._pack(document)
-            if not self._saw_large and not _holds_large_bin(packed):
+            if not self._saw_large and not _needs_walk(packed):
                 return packed
             packed.release()
         self._sets_apart = True
@@ -127,20 +131,24 @@ class DocumentEncoder:
             raise ValueError(f"tuples and sets nested deeper than {NESTING_MAX}")
         packer = self._nested_packers.pop() if self._nested_packers else self._new_packer()
         self._depth += 1
+        calls = self._calls
         packer.pack(value)
         self._depth -= 1
         packed: bytes = packer.bytes()
         packer.reset()
         if len(packed) <= BUFFER_SIZE_MIN:
             self._nested_packers.append(packer)
-        else:
-            self._saw_large = self._saw_large or _holds_large_bin(memoryview(packed))
+        # Another thread can only have changed what is in it, and only if something was called meanwhile.
+        may_be_broken = self._calls != calls and type(value) is list and not _CHANGING.isdisjoint(map(type, value))
+        if len(packed) > BUFFER_SIZE_MIN or may_be_broken:
+            self._saw_large = self._saw_large or _needs_walk(memoryview(packed))
         return packed
 
     def _new_packer(self) -> msgpack.Packer:
         return msgpack.Packer(default=self._default, strict_types=True, autoreset=False)
 
     def _default(self, value: object) -> object:
+        self._calls += 1
         kind = _kind(value)
         if kind is dict:
             return dict(cast("dict[object, object]", value))
@@ -192,6 +200,7 @@ class DocumentEncoder:
         return None
 
 
+_CHANGING = frozenset({dict, list})
 _NESTING = frozenset({dict, list, *CONTAINERS})
 
 
@@ -241,8 +250,11 @@ _ANY_BIN = bytes.maketrans(b"\xc5\xc6", b"\xc1\xc1")
 _LARGE_BIN = re.compile(rb"\xc5(?=[\x10-\xff])|\xc6")
 
 
-def _holds_large_bin(packed: memoryview) -> bool:
-    if len(packed) < BUFFER_SIZE_MIN or not _is_broken(packed, _ANY_BIN):
+def _needs_walk(packed: memoryview) -> bool:
+    """Whether it holds a large bin; or is no msgpack, because another thread put something into a list meanwhile."""
+    if len(packed) < BUFFER_SIZE_MIN:
+        return _is_broken(packed)
+    if not _is_broken(packed, _ANY_BIN):
         return False
     return _is_broken(memoryview(_LARGE_BIN.sub(b"\xc1", packed)))
 

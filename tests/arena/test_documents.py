@@ -2,6 +2,7 @@
 
 import datetime as dt
 import math
+import os
 import random
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from persistmem.arena import Arena
 from persistmem.arena.types import TypeRegistry
-from persistmem.errors import ExistsError, UnsupportedTypeError
+from persistmem.errors import BusyError, ExistsError, UnsupportedTypeError
 
 from .support import KERNEL, arena_of, bytes_of, new_memfd
 
@@ -371,3 +372,58 @@ def test_failure_inside_a_registered_type_is_named_with_its_place() -> None:
         pytest.raises(UnsupportedTypeError, match=r"document\['a'\]\[0\]: .*builtins.object"),
     ):
         arena.snapshot("it", {"a": [Plain("x")]})
+
+
+class Meddler:
+    """Changes the document while it is packed, as another thread may."""
+
+    def __init__(self, meddle: Callable[[], object]) -> None:
+        self.meddle = meddle
+
+
+@dataclass
+class Holder:
+    content: object
+
+
+def meddled(kind: str, size: int) -> tuple[object, TypeRegistry]:
+    types = TypeRegistry()
+    times = [1]
+
+    def pack(meddler: Meddler) -> None:
+        if times:
+            times.pop()
+            meddler.meddle()
+
+    types.register(Meddler, "meddler", pack, lambda _: Meddler(lambda: None))
+    rows: list[object] = ["x" * size]
+    numbers: dict[object, object] = {"x": "x" * size}
+    meddler = Meddler({"list": lambda: rows.append(5), "dict": lambda: numbers.update(y=5)}[kind])
+    rows.append(meddler)
+    numbers["m"] = meddler
+    return {"list": rows, "dict": numbers}[kind], types
+
+
+@pytest.mark.parametrize("kind", ["list", "dict"])
+@pytest.mark.parametrize("size", [1, 5000])
+@pytest.mark.parametrize("place", ["alone", "in a list", "in a tuple", "in a user's type"])
+def test_document_that_changes_while_it_is_packed_is_stored_well_formed_or_not_at_all(
+    kind: str, size: int, place: str
+) -> None:
+    document, types = meddled(kind, size)
+    types.register(Holder, "holder", lambda holder: holder.content, Holder)
+    document_in = {
+        "alone": document,
+        "in a list": [[document]],
+        "in a tuple": ((document,),),
+        "in a user's type": Holder(document),
+    }[place]
+    fd = new_memfd()
+    with Arena(fd, kernel=KERNEL, types=types) as arena:
+        if kind == "dict":
+            with pytest.raises(BusyError, match="another thread changed it while it was packed"):
+                arena.snapshot("it", document_in)
+            assert arena.snapshots() == []
+        arena.snapshot("it", document_in)
+        arena.restore("it")
+    os.close(fd)
