@@ -5,14 +5,16 @@ import select
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from persistmem.app.app import started_apps
 from persistmem.arena import Arena, Origin
 from persistmem.arena.layout import BUFFER_ALIGNMENT, align
 from persistmem.arena.memfd import create_memfd
 from persistmem.attachment import agent_status, stop_agent
+from persistmem.errors import Error
 from persistmem.sizes import parse_size
 
 _ENVIRONMENT: Final = ("PERSISTMEM_RUNTIME_DIR", "PERSISTMEM_STATE_DIR")
@@ -39,6 +41,8 @@ def simulated_kernel() -> Iterator[None]:
     """Have this process, and those it starts, use an agent of their own, which is gone with all it kept in the end.
 
     It is a real one, in a process of its own, on a simulated kernel; nothing that the user has elsewhere is touched.
+    Applications that were started meanwhile, and not stopped, as by a server's first request, are stopped.
+
     As a pytest fixture it is called ``simulated_kernel``, too. Cost: starting the agent at the first use, which takes
     some tenths of a second. Not for two at once in one process: it sets environment variables.
 
@@ -50,11 +54,15 @@ def simulated_kernel() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     directory = Path(tempfile.mkdtemp(prefix="persistmem-"))
     os.environ.update({name: str(directory / name.split("_")[1].lower()) for name in _ENVIRONMENT})
+    theirs = started_apps()
     try:
         (directory / "runtime").mkdir(mode=0o700)
         yield
     finally:
         try:
+            for app in started_apps() - theirs:
+                with suppress(Error):  # nobody will miss what cannot be saved
+                    app.stop()
             _end_agent()
         finally:
             for name, value in before.items():

@@ -20,7 +20,7 @@ ALLOWED = {
     "app": COMMON | {"arena", "attachment", "agent"},
     "metrics": COMMON | {"arena", "agent", "cache"},
     "upgrade": COMMON | {"arena", "agent", "liveupdate"},
-    "testing": COMMON | {"arena", "attachment"},
+    "testing": COMMON | {"arena", "attachment", "app"},
     "pytest_plugin": {"testing"},
     "errors": set[str](),
     "origin": set[str](),

@@ -399,6 +399,11 @@ _apps: "weakref.WeakSet[App]" = weakref.WeakSet()
 """Of this process: what a fork makes of them is no secret of theirs."""
 
 
+def started_apps() -> set[App]:
+    """Those of this process that are started."""
+    return {app for app in list(_apps) if app.is_started}
+
+
 def _after_fork() -> None:
     for app in list(_apps):
         app.be_forked()

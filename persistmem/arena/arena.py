@@ -269,7 +269,7 @@ class Arena:
                 _warn_of(state, f"snapshot {name!r} is not in what is left; the default is given", stacklevel=2)
                 return default
             try:
-                return self._first_sound(name, self._choose(state, name, generation), state.damage, load)
+                return self._first_sound(name, self._choose(state, name, generation), generation, state.damage, load)
             except _GoneError:
                 continue
         raise BusyError(f"snapshot {name!r} is replaced faster than it can be read; try again")
@@ -459,6 +459,7 @@ class Arena:
         self,
         name: str,
         records: Sequence[GenerationRecord],
+        asked: int | None,
         damage: Sequence[str],
         load: Callable[[GenerationRecord, Hold], object],
     ) -> object:
@@ -474,7 +475,8 @@ class Arena:
                 given = f"generation {record.number}, of {_moment(record.created_ns):%Y-%m-%d %H:%M:%S} UTC, is given"
                 warnings.warn(DamageWarning(f"snapshot {name!r}: {'; '.join(problems)}; {given}"), stacklevel=3)
             return document
-        raise CorruptError(f"snapshot {name!r}: no sound generation is left ({'; '.join(problems)})")
+        outcome = "no sound generation is left" if asked is None else "the generation asked for is damaged"
+        raise CorruptError(f"snapshot {name!r}: {outcome} ({'; '.join(problems)})")
 
     @contextmanager
     def _held(self, name: str, record: GenerationRecord) -> Iterator[Hold]:

@@ -151,8 +151,7 @@ from board.state import app
 
 @pytest.fixture(autouse=True)
 def state(simulated_kernel):
-    with app:
-        yield
+    pass
 
 
 def test_scores_survive_a_kernel_upgrade():
