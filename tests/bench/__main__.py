@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from persistmem.attachment import stop_agent
-from tests.bench import alternatives, app, arrays, attaching, imports, records, report
+from tests.bench import alternatives, app, arrays, attaching, imports, records, report, serving
 from tests.bench.cache import groups as cache_groups
 from tests.bench.cache.requests import TRACE_VARIABLE
 from tests.bench.harness import FULL, QUICK, Row, Sizes, any_missed
@@ -20,7 +20,7 @@ GROUPS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "start": imports.measure,
     "alternatives": alternatives.measure,
 }
-APP_GROUPS: dict[str, Callable[[Sizes], Iterator[Row]]] = {"app": app.measure}
+APP_GROUPS: dict[str, Callable[[Sizes], Iterator[Row]]] = {"app": app.measure, "memcached": serving.measure}
 PARTS = {"arenas": list(GROUPS), "apps": list(APP_GROUPS), "cache": list(cache_groups.NAMES)}
 
 
