@@ -1,34 +1,12 @@
 """docs/app.md does what it says: its files are written, its commands run in order, and they print what stands there."""
 
-import os
 import re
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from .test_readme import commands, told
 
 TUTORIAL = (Path(__file__).parent.parent / "docs" / "app.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    scripts = tmp_path / "bin"
-    scripts.mkdir()
-    for name, command in (("persistmem", "-m persistmem "), ("python", "")):
-        (scripts / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {command}"$@"\n')
-        (scripts / name).chmod(0o755)
-    found = os.environ | {
-        "PATH": f"{scripts}:{os.environ['PATH']}",
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-        "PERSISTMEM_RUNTIME_DIR": str(tmp_path / "run"),
-        "COLUMNS": "100",
-    }
-    yield found
-    subprocess.run(["persistmem", "agent", "stop", "--discard"], env=found, capture_output=True, check=False)
 
 
 def printed(output: str) -> str:
@@ -37,7 +15,9 @@ def printed(output: str) -> str:
     return told(re.sub(r"\.+ *\[100%\]", "", output))
 
 
-def test_every_file_and_command_of_the_tutorial_does_what_it_says(environment: dict[str, str], tmp_path: Path) -> None:
+def test_every_file_and_command_of_the_tutorial_does_what_it_says(
+    tutorial_environment: dict[str, str], tmp_path: Path
+) -> None:
     blocks = re.findall(r"^```(python|console)\n(.*?)^```$", TUTORIAL, flags=re.DOTALL | re.MULTILINE)
     assert len(blocks) > 10
     for language, block in blocks:
@@ -49,7 +29,7 @@ def test_every_file_and_command_of_the_tutorial_does_what_it_says(environment: d
         for command, expected in commands(block):
             done = subprocess.run(
                 ["sh", "-c", command],
-                env=environment,
+                env=tutorial_environment,
                 cwd=tmp_path,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -1,14 +1,10 @@
 """docs/cache.md does what it says: its blocks are run in their order, and what they promise is compared."""
 
 import json
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from .test_readme import commands, told
 
@@ -36,30 +32,17 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    scripts = tmp_path / "bin"
-    scripts.mkdir()
-    for name, command in (("persistmem", "-m persistmem "), ("python", "")):
-        (scripts / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {command}"$@"\n')
-        (scripts / name).chmod(0o755)
-    found = os.environ | {
-        "PATH": f"{scripts}:{os.environ['PATH']}",
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-        "PERSISTMEM_RUNTIME_DIR": str(tmp_path / "run"),
-        "COLUMNS": "100",
-    }
-    yield found
-    subprocess.run(["persistmem", "agent", "stop", "--discard"], env=found, capture_output=True, check=False)
-
-
 def test_every_block_of_the_tutorial_runs_and_gives_what_it_promises(
-    environment: dict[str, str], tmp_path: Path
+    tutorial_environment: dict[str, str], tmp_path: Path
 ) -> None:
     blocks = re.findall(r"^```(python|console)\n(.*?)^```$", TUTORIAL, flags=re.DOTALL | re.MULTILINE)
     assert {language for language, _ in blocks} == {"python", "console"}
     with subprocess.Popen(
-        [sys.executable, "-c", READER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+        [sys.executable, "-c", READER],
+        env=tutorial_environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     ) as reader:
         assert reader.stdin is not None
         assert reader.stdout is not None
@@ -72,7 +55,7 @@ def test_every_block_of_the_tutorial_runs_and_gives_what_it_promises(
                 for command, expected in commands(block):
                     done = subprocess.run(
                         ["sh", "-c", command],
-                        env=environment,
+                        env=tutorial_environment,
                         cwd=tmp_path,
                         capture_output=True,
                         encoding="utf-8",
