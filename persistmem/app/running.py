@@ -162,10 +162,6 @@ class Running:
             self._child = self.log_failure("save", self._fork)
         return self._await_child
 
-    def try_to_save(self, what: str) -> bool:
-        """Save the state, and return whether that worked; what fails is logged as ``what``."""
-        return self.log_failure(what, self.save) is not None
-
     def refresh(self) -> bool:
         """Load what the writer has saved since, and return whether there was anything. For readers."""
         with self._lock:
