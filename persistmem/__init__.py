@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ArenaFullError,
         ArgumentError,
         BusyError,
+        CarrierError,
         ClosedError,
         CorruptError,
         DamageWarning,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         SizeError,
         StaleArenaError,
         StorageError,
+        UnpreservedWarning,
         UnsupportedTypeError,
     )
 
@@ -61,6 +63,7 @@ __all__ = [
     "BusyError",
     "Cache",
     "CacheStats",
+    "CarrierError",
     "ClosedError",
     "CorruptError",
     "Damage",
@@ -87,6 +90,7 @@ __all__ = [
     "SizeError",
     "StaleArenaError",
     "StorageError",
+    "UnpreservedWarning",
     "UnsupportedTypeError",
     "Usage",
     "VerifyReport",

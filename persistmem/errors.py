@@ -93,6 +93,10 @@ class RefusedError(Error, PermissionError):
     """The agent refuses: not yours, or not now. The message says which."""
 
 
+class CarrierError(Error, ConnectionError):
+    """The service manager cannot be reached, or does not keep what it was given; the message says what to change."""
+
+
 class LiveUpdateError(SystemCallError):
     """The live-update device refused a call."""
 
@@ -119,3 +123,7 @@ class IncompatibleKernelError(Error, RuntimeError):
 
 class DamageWarning(UserWarning):
     """Something in an arena fails its check; what was given instead is named."""
+
+
+class UnpreservedWarning(UserWarning):
+    """An arena outlives less than it could; the message says what to change."""

@@ -50,3 +50,16 @@ def format_size(count: int) -> str:
             break
         value, unit = value / 1024, larger
     return f"{value:.1f}".removesuffix(".0") + f" {unit}"
+
+
+def check_same_size(name: str, found: int, wanted: int | None) -> None:
+    """Refuse to attach arena ``name`` of ``found`` bytes as one of another size.
+
+    Raises:
+        SizeError: ``wanted`` is given, and differs: nobody can tell which was meant.
+    """
+    if wanted is not None and wanted != found:
+        raise SizeError(
+            f"arena {name!r}: it has {format_size(found)} ({found} bytes), asked for were {format_size(wanted)}"
+            f" ({wanted} bytes); attach it without a size, or drop it first"
+        )

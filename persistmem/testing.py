@@ -14,10 +14,11 @@ from persistmem.arena import Arena, Origin
 from persistmem.arena.layout import BUFFER_ALIGNMENT, align
 from persistmem.arena.memfd import create_memfd
 from persistmem.attachment import agent_status, stop_agent
+from persistmem.choice import VARIABLE
 from persistmem.errors import Error
 from persistmem.sizes import parse_size
 
-_ENVIRONMENT: Final = ("PERSISTMEM_RUNTIME_DIR", "PERSISTMEM_STATE_DIR")
+_DIRECTORIES: Final = ("PERSISTMEM_RUNTIME_DIR", "PERSISTMEM_STATE_DIR")
 _PATIENCE: Final = 30.0
 
 
@@ -51,9 +52,11 @@ def simulated_kernel() -> Iterator[None]:
     ...     persistmem.attach("shop", "1MiB").origin.kind
     'created'
     """
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    before = {name: os.environ.get(name) for name in (*_DIRECTORIES, VARIABLE)}
     directory = Path(tempfile.mkdtemp(prefix="persistmem-"))
-    os.environ.update({name: str(directory / name.split("_")[1].lower()) for name in _ENVIRONMENT})
+    os.environ.update(
+        {name: str(directory / name.split("_")[1].lower()) for name in _DIRECTORIES}, **{VARIABLE: "user"}
+    )
     theirs = started_apps()
     try:
         (directory / "runtime").mkdir(mode=0o700)

@@ -8,20 +8,23 @@ import persistmem
 
 PACKAGE = Path(persistmem.__file__).parent
 
-COMMON = {"errors", "names", "sizes", "durations", "origin", "threads", "folios"}
+COMMON = {"errors", "names", "sizes", "durations", "origin", "threads", "folios", "termination"}
 ALLOWED = {
     "arena": COMMON,
     "liveupdate": COMMON,
     "carriers": COMMON | {"liveupdate"},
     "agent": COMMON | {"arena", "carriers", "liveupdate"},
-    "attachment": COMMON | {"arena", "carriers", "agent"},
+    "choice": COMMON | {"carriers", "agent"},
+    "store": COMMON | {"arena", "carriers", "agent"},
+    "attachment": COMMON | {"arena", "carriers", "agent", "choice", "store"},
     "cache": COMMON | {"arena", "attachment"},
     "adapters": COMMON | {"arena", "cache", "app"},
     "app": COMMON | {"arena", "attachment", "agent"},
     "metrics": COMMON | {"arena", "agent", "cache"},
     "upgrade": COMMON | {"arena", "agent", "liveupdate"},
-    "testing": COMMON | {"arena", "attachment", "app"},
+    "testing": COMMON | {"arena", "attachment", "app", "choice"},
     "pytest_plugin": {"testing"},
+    "termination": {"threads"},
     "errors": set[str](),
     "origin": set[str](),
     "names": {"errors"},

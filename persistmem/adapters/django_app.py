@@ -24,7 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_started
 
 from persistmem.app import App
-from persistmem.app.termination import Termination
+from persistmem.termination import Termination
 
 
 class PersistmemConfig(AppConfig):  # type: ignore[misc]  # Django has no types

@@ -39,11 +39,10 @@ from persistmem.errors import (
     NewerFormatError,
     NotFoundError,
     RefusedError,
-    SizeError,
     StaleArenaError,
 )
 from persistmem.names import check_name
-from persistmem.sizes import format_size
+from persistmem.sizes import check_same_size, format_size
 
 _MODE: Final = 0o600
 _NOTHING_KNOWN: Final = RegistryDocument("unknown", (), (), None)
@@ -173,11 +172,7 @@ class Custodian:
             if size is None:
                 raise NotFoundError(f"there is no arena {name!r}; give a size to make it")
             return *self._make(owner, name, size), True
-        if size is not None and size != record.size:
-            raise SizeError(
-                f"arena {name!r}: it has {format_size(record.size)} ({record.size} bytes), asked for were"
-                f" {format_size(size)} ({size} bytes); attach it without a size, or drop it first"
-            )
+        check_same_size(name, record.size, size)
         return self._carrier.recover(_carrier_key(record)), record, False
 
     def records(self, owner: Owner, after: str | None, most: int) -> tuple[tuple[ArenaRecord, ...], bool]:

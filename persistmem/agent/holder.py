@@ -231,13 +231,17 @@ class Holder:
 
 
 _holders: dict[Path, Holder] = {}
-"""One for each agent that this process is connected to: one, unless PERSISTMEM_RUNTIME_DIR changes."""
+"""One for each agent that this process is connected to."""
 _holders_lock = threading.Lock()
 
 
 def holder_of_user() -> Holder:
     """Return what this process holds through the agent that its user has now."""
-    runtime = RuntimeDirectory.of_user()
+    return holder_of(RuntimeDirectory.of_user())
+
+
+def holder_of(runtime: RuntimeDirectory) -> Holder:
+    """Return what this process holds through that agent."""
     with _holders_lock:
         if runtime.path not in _holders:
             _holders[runtime.path] = Holder(runtime)

@@ -44,13 +44,20 @@ class RuntimeDirectory:
     def of_user(cls) -> Self:
         """Return where this user's agent is, or would be.
 
-        It is ``$PERSISTMEM_RUNTIME_DIR``, else the system's if there is one, else ``$XDG_RUNTIME_DIR/persistmem``,
-        else one in the temp directory.
+        It is ``$PERSISTMEM_RUNTIME_DIR``, else the system's if there is one, else one of the user's own.
+        """
+        if not os.environ.get("PERSISTMEM_RUNTIME_DIR") and SYSTEM.is_dir():
+            return cls.of_system()
+        return cls.of_own()
+
+    @classmethod
+    def of_own(cls) -> Self:
+        """Return where an agent of this user's own is, or would be.
+
+        It is ``$PERSISTMEM_RUNTIME_DIR``, else ``$XDG_RUNTIME_DIR/persistmem``, else one in the temp directory.
         """
         if explicit := os.environ.get("PERSISTMEM_RUNTIME_DIR"):
             return cls(Path(explicit).absolute())
-        if SYSTEM.is_dir():
-            return cls.of_system()
         if xdg := os.environ.get("XDG_RUNTIME_DIR"):
             return cls(Path(xdg).absolute() / "persistmem")
         import tempfile  # noqa: PLC0415 - slow to import, and few users have no runtime directory

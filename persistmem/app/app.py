@@ -18,7 +18,6 @@ from persistmem.app.found import Found
 from persistmem.app.logs import tell, warn
 from persistmem.app.running import Others, Packing, Running, Settings
 from persistmem.app.schedules import LoopSchedule, Schedule, ThreadSchedule
-from persistmem.app.termination import StateLock
 from persistmem.app.watched import Changes
 from persistmem.arena import Generation
 from persistmem.arena.arena import KEEP_DEFAULT, TIMEOUT_DEFAULT
@@ -26,6 +25,7 @@ from persistmem.attachment import attach, simulate_reboot, watch_kexec
 from persistmem.durations import Duration, seconds
 from persistmem.errors import ArgumentError, ClosedError
 from persistmem.names import check_name
+from persistmem.termination import StateLock
 
 T = TypeVar("T", bound=Callable[..., object])
 F = TypeVar("F", bound=Callable[..., object])

@@ -17,11 +17,11 @@ from persistmem.app.declaration import Declaration
 from persistmem.app.found import Found
 from persistmem.app.loading import SNAPSHOT, Loaded, StateDamage, load_state
 from persistmem.app.logs import Troubles
-from persistmem.app.termination import StateLock, Termination
 from persistmem.app.watched import CONTAINERS_MAX, Changes
 from persistmem.app.writer import WriterClaim
 from persistmem.arena import Arena, Generation
 from persistmem.errors import BusyError, Error, RefusedError, StaleArenaError
+from persistmem.termination import StateLock, Termination
 
 R = TypeVar("R")
 

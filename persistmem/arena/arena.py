@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 from uuid import UUID, uuid4
@@ -175,6 +176,24 @@ class Arena:
     def created_by(self) -> str:
         """Release of the kernel it was made under."""
         return self._header.kernel
+
+    def last_change(self) -> tuple[datetime, str]:
+        """Return when something here was made last, by the clock of its machine (UTC), and under which kernel.
+
+        What is written into a region is not seen. Cost: grows with the number of generations and regions.
+
+        Raises:
+            CorruptError: nobody can tell what is here.
+        """
+        catalogue = self._state().newest.catalogue
+        generations = chain.from_iterable(catalogue.snapshots.values())
+        made = [
+            (self._header.created_ns, self._header.kernel),
+            *((record.created_ns, record.kernel) for record in generations),
+            *((region.created_ns, region.kernel) for region in catalogue.regions.values()),
+        ]
+        when, kernel = max(made)
+        return _moment(when), kernel
 
     def snapshot(
         self,

@@ -32,3 +32,24 @@ class Carrier(Protocol):
 
     def names(self) -> list[str]:
         """Return the names of all that is kept, sorted."""
+
+
+class KexecCarrier(Carrier, Protocol):
+    """A carrier that takes what it keeps to the next kernel."""
+
+    @property
+    def outlives_process(self) -> bool:
+        """Whether what is kept stays when this process ends."""
+
+    def preserve(self) -> None:
+        """Get ready to cross the next kexec; what is written later crosses, too.
+
+        Raises:
+            LiveUpdateError: the kernel refuses, or there is too little memory; all is as before.
+        """
+
+    def abort(self) -> None:
+        """Take :meth:`preserve` back."""
+
+    def finish(self) -> None:
+        """Take what was recovered out of the kernel's hands: only when all of it is checked and kept."""

@@ -8,8 +8,8 @@ import errno
 import os
 from typing import Final, Literal
 
+from persistmem.carriers.holes import check_room_for_holes
 from persistmem.errors import ExistsError, InvalidNameError, LiveUpdateError, NotFoundError, RefusedError
-from persistmem.liveupdate.available import check_available
 from persistmem.liveupdate.interface import SESSION_NAME_BYTES_MAX, Device, Session, Token
 
 PREFIX: Final = "persistmem/"
@@ -32,6 +32,8 @@ class LuoCarrier:
     that. Preserved eagerly, everything that is kept crosses whatever kexec comes as long as this process lives; but
     holes are filled at once.
     """
+
+    outlives_process = False
 
     def __init__(self, device: Device, preserving: Preserving = "late") -> None:
         self._device = device
@@ -134,8 +136,7 @@ class LuoCarrier:
 
     def _preserve_rest(self) -> dict[str, Session]:
         rest = [name for name in self.names() if name not in self._outgoing]
-        # Each would be refused by itself; but the kernel does not refuse the sum, it kills processes.
-        check_available(sum(_holes(self._held[name]) for name in rest), "preserving: filling the holes of all arenas")
+        check_room_for_holes(self._held[name] for name in rest)
         sessions: dict[str, Session] = {}
         try:
             for name in rest:
@@ -163,11 +164,6 @@ def _session_name(name: str) -> str:
     if not 0 < len(name.encode()) <= NAME_BYTES_MAX:
         raise InvalidNameError(f"expected a name of 1 to {NAME_BYTES_MAX} bytes, found {name[:80]!r}")
     return PREFIX + name
-
-
-def _holes(fd: int) -> int:
-    status = os.fstat(fd)
-    return max(0, status.st_size - status.st_blocks * 512)
 
 
 def _close_all(sessions: dict[str, Session]) -> None:

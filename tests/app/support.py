@@ -17,7 +17,7 @@ from persistmem.agent.command import environment
 from persistmem.app.declaration import Declaration
 from persistmem.app.loading import SNAPSHOT, StateDamage
 from persistmem.app.running import Running, Settings
-from persistmem.app.termination import StateLock
+from persistmem.termination import StateLock
 from persistmem.arena import Arena
 from persistmem.attachment import attach
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from persistmem.app.declaration import Declaration
 from persistmem.app.running import Packing, Running, Settings
-from persistmem.app.termination import StateLock
+from persistmem.termination import StateLock
 from persistmem.attachment import attach, drop_arena
 from tests.bench.harness import Bound, Row, Samples, Sizes, interleave, timed
 

@@ -1,14 +1,18 @@
 """SIGTERM as an exception, so that a program that is told to end comes by its ``with``; never amid a save.
 
-A process has one handler, whatever number of applications there is in it. Knows not what they save.
+A process has one handler, whatever number of applications there is in it, and what is to be called before the end is
+called first. Knows not what anybody saves.
 """
 
+import atexit
 import os
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Final
+
+from persistmem.threads import start_deaf
 
 EXIT_CODE: Final = 128 + signal.SIGTERM
 
@@ -22,13 +26,29 @@ class _Handler:
     def __init__(self) -> None:
         self.calls: dict[object, Call] = {}
         """How it is raised for each application that is to end by it."""
+        self.last_calls: list[LastCall] = []
+        """What is called before that."""
+        self._calling = False
         self._deferring = 0
         self._came = False
         self._main_thread = threading.main_thread().ident
 
     def handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.last_calls:
+            if not self._calling:
+                self._calling = True
+                # Not here: the main thread may be amid a save of the very arena that they write to.
+                start_deaf(threading.Thread(target=self._make_last_calls, name="persistmem-on-stop", daemon=True))
+            return
         self._came = True
         self._tell()
+
+    def _make_last_calls(self) -> None:
+        try:
+            make_last_calls()
+        finally:
+            self._calling = False
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def defer(self) -> None:
         self._deferring += 1
@@ -45,11 +65,24 @@ class _Handler:
     def be_forked(self) -> None:
         """In a forked child nothing is saved: leave SIGTERM to the kernel there."""
         self.calls.clear()
-        self._came = False
+        self.last_calls.clear()
+        self._calling = self._came = False
         if self._main_thread != threading.get_ident():  # this thread is it now, and was inside of nothing
             self._main_thread = threading.get_ident()
             self._deferring = 0
         self.give_back()
+
+    def take(self) -> bool:
+        """Handle SIGTERM, unless the program does itself, or this is not the main thread; return whether that is so."""
+        if not _in_main_thread():
+            return False
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self.handle)
+        return signal.getsignal(signal.SIGTERM) == self.handle
+
+    def give_back_if_unused(self) -> None:
+        if not self.calls and not self.last_calls and _in_main_thread():
+            self.give_back()
 
     def give_back(self) -> None:
         if signal.getsignal(signal.SIGTERM) == self.handle:
@@ -78,18 +111,57 @@ class Termination:
 
     def install(self, call: Call) -> None:
         """Handle SIGTERM, unless the program does itself, or this is not the main thread; ``call`` raises it."""
-        if _in_main_thread() and (_handler.calls or signal.getsignal(signal.SIGTERM) is signal.SIG_DFL):
-            if not _handler.calls:
-                signal.signal(signal.SIGTERM, _handler.handle)
+        if _handler.take():
             _handler.calls[self] = call
 
     def uninstall(self) -> None:
         """Leave SIGTERM to the kernel again, if no other application needs it; raise if it came and had to wait."""
         _handler.calls.pop(self, None)
+        _handler.give_back_if_unused()
         if _in_main_thread():
-            if not _handler.calls:
-                _handler.give_back()
             _handler.raise_if_it_came()
+
+
+class LastCall:
+    """Calls something once before this process ends: at SIGTERM, when it is made, or at the interpreter's exit.
+
+    At SIGTERM it is called in a thread of its own, and SystemExit(143) is raised in the main thread after it, where
+    nobody else handles that signal; so it must not wait for the main thread to end.
+    """
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self._callback = callback
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        _handler.take()
+        _handler.last_calls.append(self)
+
+    def __call__(self) -> None:
+        """Call it, unless it was called, or this is a forked child; if another thread is at it, wait for that."""
+        with self._lock:
+            if self in _handler.last_calls and self._pid == os.getpid():
+                try:
+                    self._callback()
+                finally:
+                    self.cancel()
+
+    def cancel(self) -> None:
+        """Never call it."""
+        if self in _handler.last_calls:
+            _handler.last_calls.remove(self)
+        _handler.give_back_if_unused()
+
+
+def make_last_calls() -> None:
+    """Call what is to be called before the end, whatever one of them raises; that goes to threading.excepthook."""
+    while _handler.last_calls:
+        try:
+            _handler.last_calls[0]()
+        except Exception as error:  # noqa: BLE001 - each is somebody's last word, and the others have theirs
+            threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
+
+
+atexit.register(make_last_calls)
 
 
 class StateLock:

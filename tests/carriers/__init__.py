@@ -1,0 +1,1 @@
+"""Carriers: who keeps memfds."""
