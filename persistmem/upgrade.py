@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from persistmem.agent.client import Connection
 from persistmem.agent.holder import holder_of_user
+from persistmem.agent.kernel import LUO, SYSTEMD
 from persistmem.agent.protocol import (
     Abort,
     Aborted,
@@ -30,11 +31,9 @@ from persistmem.agent.protocol import (
 from persistmem.agent.records import ArenaRecord
 from persistmem.agent.saved import Saved, SavedArenas
 from persistmem.arena import TIMEOUT_DEFAULT, Arena, freeze
+from persistmem.carriers.unit import systemctl
 from persistmem.errors import AgentError, CorruptError, NewerFormatError, RefusedError
 from persistmem.liveupdate import kexec
-
-REAL: Final = "luo"
-"""The carrier of an agent that takes arenas across a real kexec."""
 
 PRESERVE_TIMEOUT: Final = 300.0
 """Seconds that preserving may take: it fills every hole, and walks over all of the memory."""
@@ -123,11 +122,14 @@ def save(directory: Path | None = None, observer: Observer | None = None) -> lis
 
 def leave(
     following: NextKernel, *, deadline: float, through_memory: bool, or_by_disk: bool, observer: Observer
-) -> NoReturn:
+) -> None:
     """Go to the next kernel, and take every arena along: through memory, or by the disk.
 
     Loads the kernel, prepares, saves if it is to be by the disk, and jumps; whatever fails, what was done before is
     undone, and this kernel and every arena go on. It stops no service and unmounts nothing, but it calls sync(2).
+
+    Where the service manager carries the memory, it is what leaves, after it has stopped all services: this returns
+    when it has begun to.
 
     Args:
         following: the kernel, and how to start it.
@@ -153,6 +155,10 @@ def leave(
                 # Frozen until the jump: what a writer was told is stored must not be lost between save and jump.
                 kept = [*_save(connection, None, observer, lambda fd: _held(undo, fd))]
                 observer.saved(kept)
+            elif connection.welcome.carrier == SYSTEMD:
+                _have_manager_leave()
+                undo.pop_all()
+                return
         os.sync()
         if connection is not None:
             connection.ask(Depart(), Departing)
@@ -161,7 +167,7 @@ def leave(
 
 def _through_memory(connection: Connection, deadline: float, observer: Observer, *, or_by_disk: bool) -> bool:
     try:
-        if connection.welcome.carrier != REAL:
+        if connection.welcome.carrier not in (LUO, SYSTEMD):
             raise RefusedError(f"the agent's carrier is {connection.welcome.carrier}: its memory ends with this kernel")
         prepared = _prepare(connection, deadline, preserve=True, lasting=False)
     except RefusedError as error:
@@ -171,6 +177,11 @@ def _through_memory(connection: Connection, deadline: float, observer: Observer,
         return False
     observer.prepared(prepared, through_memory=True)
     return True
+
+
+def _have_manager_leave() -> None:
+    if systemctl("kexec") is None:
+        raise RefusedError("the service manager does not leave this kernel; run 'systemctl kexec' to see why")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ ALLOWED = {
     "adapters": COMMON | {"arena", "cache", "app"},
     "app": COMMON | {"arena", "attachment", "agent"},
     "metrics": COMMON | {"arena", "agent", "cache"},
-    "upgrade": COMMON | {"arena", "agent", "liveupdate"},
+    "upgrade": COMMON | {"arena", "carriers", "agent", "liveupdate"},
     "testing": COMMON | {"arena", "attachment", "app", "choice"},
     "pytest_plugin": {"testing"},
     "termination": {"threads"},

@@ -24,12 +24,12 @@ from persistmem.agent.records import (
     Loss,
     RegistryDocument,
 )
-from persistmem.agent.registry import Registry
+from persistmem.agent.registry import KEY, Registry
 from persistmem.agent.saved import Saved, SavedArenas
 from persistmem.agent.statefile import FORMAT, AgentState, Boot, write_state
 from persistmem.arena import Arena
 from persistmem.arena.memfd import check_memfd, create_memfd
-from persistmem.carriers.luo import LuoCarrier
+from persistmem.carriers.interface import KexecCarrier
 from persistmem.errors import (
     AgentError,
     CorruptError,
@@ -96,12 +96,12 @@ class Custodian:
     """Keeps arenas, each by its owner and name. Its methods raise errors that a client can be told.
 
     ``before`` is what the state file says of the last agent in this boot, if there was one: its arenas are missing
-    until their holders hand them back.
+    until :meth:`resume` finds them at the carrier, or their holders hand them back.
     """
 
     def __init__(
         self,
-        carrier: LuoCarrier,
+        carrier: KexecCarrier,
         boot: Boot,
         state_path: Path,
         saved: SavedArenas,
@@ -263,6 +263,18 @@ class Custodian:
         self._set_aside(copies)
         return handover
 
+    def resume(self) -> None:
+        """Go on where the last agent of this boot ended, with what the carrier still has and what was saved on disk."""
+        there = set(self._carrier.names())
+        if KEY in there:
+            self._registry = self._recover_registry()
+        for key, record in list(self._missing.items()):
+            if _carrier_key(record) in there:
+                del self._missing[key]
+                self._take_over(record, "the carrier does not have it")
+        self._forget_unborn(there)
+        self.take_in_saved()
+
     def take_in_saved(self) -> None:
         """Take in what was saved on disk and is neither kept nor may be handed back."""
         copies = [copy for copy in self._find_saved() if _key(copy.record) not in self._missing]
@@ -320,6 +332,30 @@ class Custodian:
         if self._registry is None:
             self._registry = Registry.create(self._carrier, kernel=self.boot.kernel)
         self._registry.store(self._document())
+
+    def _recover_registry(self) -> Registry | None:
+        try:
+            return Registry.recover(self._carrier, kernel=self.boot.kernel)
+        except (CorruptError, NewerFormatError) as error:
+            _log.warning("the registry is made anew: %s", error)
+            return None
+
+    def _forget_unborn(self, there: Iterable[str]) -> None:
+        """Drop what an agent kept and was killed before it wrote that down: nobody was given it, so it is empty."""
+        known = {KEY, *map(_carrier_key, self._everything().values())}
+        for name in sorted(set(there) - known):
+            fd = self._carrier.recover(name)
+            try:
+                with Arena(fd, kernel=self.boot.kernel) as arena:
+                    is_empty = not arena.snapshots() and not arena.regions()
+            except (CorruptError, NewerFormatError):
+                is_empty = False
+            finally:
+                os.close(fd)
+            if is_empty:
+                self._carrier.drop(name)
+            else:
+                _log.warning("the carrier keeps %s, which nothing was written down about; it is left there", name)
 
     def _load_registry(self, departed: RegistryDocument | None) -> RegistryDocument:
         try:

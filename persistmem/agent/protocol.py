@@ -121,6 +121,13 @@ class Dropped(NamedTuple):
     """It is no longer kept."""
 
 
+class Evict(NamedTuple):
+    """Let go of this arena of this user, as if they had asked for it. For administrators."""
+
+    uid: int
+    name: str
+
+
 class Handback(NamedTuple):
     """The agent was away; here is an arena that it kept, in the boot that Hello named: one memfd beside the message."""
 
@@ -292,7 +299,7 @@ class Refusal(NamedTuple):
     message: str
 
 
-AdministratorRequest = ListAll | Lend | Prepare | Abort | Depart | Reboot | Stop
+AdministratorRequest = ListAll | Lend | Evict | Prepare | Abort | Depart | Reboot | Stop
 Request = Hello | Attach | List | Drop | Handback | AskStatus | AskHandover | Watch | Ready | AdministratorRequest
 Reply = (
     Welcome
@@ -325,6 +332,7 @@ _ERRORS: Final[dict[str, type[errors.Error]]] = {
         errors.BusyError,
         errors.StaleArenaError,
         errors.AgentError,
+        errors.CarrierError,
         errors.ProtocolError,
         errors.RefusedError,
     )
@@ -392,6 +400,7 @@ _OPS: Final[Mapping[type[object], tuple[str, _Op]]] = {
         _Op("client", Move.ASK, record(ListAll, after_uid=optional(UID), after_name=optional(NAME))),
     ),
     Lend: ("lend", _Op("client", Move.ASK, record(Lend, uid=UID, name=NAME))),
+    Evict: ("evict", _Op("client", Move.ASK, record(Evict, uid=UID, name=NAME))),
     Drop: ("drop", _Op("client", Move.ASK, record(Drop, name=NAME))),
     Dropped: ("dropped", _Op("agent", Move.ANSWER, record(Dropped))),
     Handback: (

@@ -14,12 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 from uuid import UUID
 
 from persistmem.agent import datagrams
 from persistmem.agent.custodian import Custodian, Owner
+from persistmem.agent.disposal import Disposal
 from persistmem.agent.preparation import Preparation
 from persistmem.agent.protocol import (
     PAGE,
@@ -36,6 +38,7 @@ from persistmem.agent.protocol import (
     Departing,
     Drop,
     Dropped,
+    Evict,
     Gone,
     Handback,
     HandoverAnswer,
@@ -67,7 +70,8 @@ from persistmem.errors import AgentError, Error, NotFoundError, ProtocolError, R
 
 CONNECTIONS_MAX: Final = 256
 CONNECTIONS_PER_USER_MAX: Final = 64
-"""Where one agent serves many; root has no limit, so that nobody can lock it out."""
+"""Where one agent serves many, and with what each of them passed that is not closed yet; root has no limit, so that
+nobody can lock it out."""
 PREPARATION_MAX: Final = 3600.0
 """Seconds; longer than this no application is waited for."""
 _OUTBOX_MAX: Final = 64
@@ -75,7 +79,10 @@ _PATIENCE: Final = 5.0
 """Seconds in which a client says hello, and reads what it was sent."""
 _WAIT_MAX: Final = 86_400.0
 """Seconds; poll(2) cannot wait for ever, and an agent in the foreground never idles."""
-_PEER_CREDENTIALS: Final = struct.Struct("3i")
+_PEER_CREDENTIALS: Final = struct.Struct("i2I")
+_SO_PASSRIGHTS: Final = 83  # include/uapi/asm-generic/socket.h
+"""Whether others may pass descriptors to a socket; since Linux 6.16, before which they always may."""
+_PROGRAM_BYTES_MAX: Final = 64
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +94,16 @@ class Limits:
     """With nothing kept, until it ends by itself."""
     grace: float = 5.0
     """After it took the place of one that was killed, for those who held its arenas to hand them back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A sign of life, for the watchdog of a service manager."""
+
+    every: float
+    """Seconds after which it is due again. It can be late by what one answer takes."""
+    beat: Callable[[], None]
+    """Gives it. Called in the thread that serves, so it must neither wait nor raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +137,10 @@ class Machine(Protocol):
     def custodian(self) -> Custodian:
         """Who keeps them in this one."""
 
+    @property
+    def outlives_process(self) -> bool:
+        """Whether they stay when the agent ends."""
+
     def next_boot(self, release: str | None, *, compatible: bool) -> Boot:
         """Return the kernel that a simulated reboot would lead to. RefusedError if there can be none like that."""
 
@@ -135,11 +156,14 @@ class _Peer:
     """One client."""
 
     sock: socket.socket
+    pid: int
     uid: int
     owner: Owner
     """Whose arenas it sees."""
     deadline: float | None
     """When it is thrown out unless it gets on."""
+    passes: bool
+    """There may be descriptors in what it sent and nobody has read."""
     conversation: Conversation = field(default_factory=lambda: Conversation("agent"))
     outbox: deque[tuple[bytes, list[int]]] = field(default_factory=deque)
     """What it has not taken yet, with descriptors that are ours until then."""
@@ -167,6 +191,7 @@ class Server:
         saved: Path,
         limits: Limits,
         clock: Callable[[], float],
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self._listener = listener
         self._custodian = machine.custodian
@@ -176,6 +201,9 @@ class Server:
         self._limits = limits
         self._preparation: Preparation[_Peer] | None = None
         self._clock = clock
+        self._heartbeat = heartbeat
+        self._next_beat = clock()
+        self._disposal = Disposal()
         self._peers: set[_Peer] = set()
         self._grace_ends = clock() + limits.grace
         self._empty_since: float | None = None
@@ -188,11 +216,13 @@ class Server:
         ``wakeup`` becomes readable when a signal came; ``on_wakeup`` is given what was read, and says whether to stop.
         """
         self._listener.setblocking(False)
+        _let_pass(self._listener, allowed=False)
         wakeup.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(wakeup, selectors.EVENT_READ)
         try:
             while not self._stopping and not self._is_idle():
+                self._show_life()
                 for key, events in self._selector.select(self._timeout()):
                     if key.fileobj is self._listener:
                         self._accept()
@@ -206,6 +236,11 @@ class Server:
                 self._close(peer)
             self._selector.close()
 
+    def _show_life(self) -> None:
+        if self._heartbeat is not None and self._clock() >= self._next_beat:
+            self._next_beat = self._clock() + self._heartbeat.every
+            self._heartbeat.beat()
+
     def _is_idle(self) -> bool:
         if not self._custodian.is_empty or self._in_grace():
             self._empty_since = None
@@ -214,8 +249,9 @@ class Server:
             self._empty_since = self._clock()
         return self._clock() - self._empty_since >= self._limits.idle
 
-    def _in_grace(self) -> bool:
-        return bool(self._custodian.missing()) and self._clock() < self._grace_ends
+    def _in_grace(self, owner: Owner | None = None) -> bool:
+        """Whether arenas may still be handed back; those of ``owner``, or any."""
+        return bool(self._custodian.missing(owner)) and self._clock() < self._grace_ends
 
     def _timeout(self) -> float | None:
         deadlines = [peer.deadline for peer in self._peers if peer.deadline is not None]
@@ -225,6 +261,8 @@ class Server:
             deadlines.append(self._empty_since + self._limits.idle)
         if self._preparation is not None and not self._preparation.is_complete:
             deadlines.append(self._preparation.ends)
+        if self._heartbeat is not None:
+            deadlines.append(self._next_beat)
         return min(max(0.0, min(deadlines) - self._clock()), _WAIT_MAX) if deadlines else None
 
     def _enforce_deadlines(self) -> None:
@@ -248,10 +286,10 @@ class Server:
                 return
             raise
         sock.setblocking(False)
-        _, uid, gid = _PEER_CREDENTIALS.unpack(
+        pid, uid, gid = _PEER_CREDENTIALS.unpack(
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         )
-        peer = _Peer(sock, uid, self._audience.owner(uid, gid), self._clock() + _PATIENCE)
+        peer = _Peer(sock, pid, uid, self._audience.owner(uid, gid), self._clock() + _PATIENCE, _may_pass(sock))
         self._peers.add(peer)
         self._selector.register(sock, selectors.EVENT_READ, peer)
         if (refused := self._reason_to_refuse(uid)) is not None:
@@ -263,9 +301,13 @@ class Server:
             return f"this agent serves uid {sole.uid} and root, not uid {uid}"
         if len(self._peers) > CONNECTIONS_MAX and not (sole is None and uid == 0):
             return f"the agent has {CONNECTIONS_MAX} connections, which is its limit"
-        if sole is None and uid != 0 and sum(peer.uid == uid for peer in self._peers) > CONNECTIONS_PER_USER_MAX:
+        if sole is None and uid != 0 and self._burden(uid) > CONNECTIONS_PER_USER_MAX:
             return f"you have {CONNECTIONS_PER_USER_MAX} connections to the agent, which is your limit"
         return None
+
+    def _burden(self, uid: int) -> int:
+        """How many descriptors of the agent's a user takes, beside those of arenas."""
+        return sum(peer.uid == uid for peer in self._peers) + self._disposal.pending(uid)
 
     def _move(self, peer: _Peer, events: int) -> None:
         if events & selectors.EVENT_WRITE:
@@ -274,8 +316,13 @@ class Server:
             self._read(peer)
 
     def _read(self, peer: _Peer) -> None:
+        if self._disposal.pending(peer.uid) > CONNECTIONS_PER_USER_MAX:
+            # Whatever this user's programs passed cannot be closed, and there could be more of it in here.
+            self._close(peer)
+            return
+        discard = partial(self._disposal.close, peer.uid)
         try:
-            data, fds = datagrams.receive(peer.sock)
+            data, fds = datagrams.receive(peer.sock, discard)
         except BlockingIOError:
             return
         except ProtocolError as error:
@@ -293,7 +340,7 @@ class Server:
         except ProtocolError as error:
             self._throw_out(peer, error)
         finally:
-            datagrams.close_all(fds)
+            discard(fds)
 
     def _obey(self, peer: _Peer, message: Message, fds: list[int]) -> None:
         peer.deadline = None
@@ -301,6 +348,10 @@ class Server:
             match message:
                 case Hello():
                     peer.boot = message.boot
+                    if peer.boot is not None:
+                        # It has arenas to hand back. Nobody else has anything to pass.
+                        _let_pass(peer.sock, allowed=True)
+                        peer.passes = True
                     boot = self._custodian.boot
                     self._send(peer, Welcome(os.getpid(), boot.id, boot.kernel, self._machine.carrier))
                 case Handback():
@@ -317,12 +368,11 @@ class Server:
                     self._send(peer, Watching())
                 case Ready():
                     self._send(peer, Noted())
-                    if self._preparation is not None and peer in self._preparation.waiting:
-                        self._preparation.waiting.discard(peer)
-                        self._preparation.failed += not message.done
+                    self._note_ready(peer, done=message.done)
                 case (
-                    Attach() | Drop() | List() | ListAll() | Lend() | Prepare() | Abort() | Depart() | Reboot() | Stop()
-                ):
+                    Attach() | Drop() | List() | ListAll() | Lend() | Evict()
+                    | Prepare() | Abort() | Depart() | Reboot() | Stop()
+                ):  # fmt: skip
                     if self._must_wait(peer, message):
                         peer.parked = message
                     else:
@@ -333,6 +383,8 @@ class Server:
     def _must_wait(self, peer: _Peer, message: _Parkable) -> bool:
         if isinstance(message, Attach | Drop):
             return self._in_grace() and self._custodian.is_missing(peer.owner, message.name)
+        if isinstance(message, List):
+            return self._in_grace(peer.owner)
         if isinstance(message, Abort | Depart) or (isinstance(message, Stop) and message.discard):
             return False
         return self._in_grace()
@@ -373,6 +425,8 @@ class Server:
             case Lend():
                 fd, record = self._custodian.lend(message.uid, message.name)
                 self._send(peer, Attached(record, made=False), [fd])
+            case Evict():
+                self._evict(peer, message)
             case Prepare():
                 self._prepare(peer, message)
             case Abort():
@@ -383,6 +437,27 @@ class Server:
                 self._reboot(peer, message)
             case Stop():
                 self._stop(peer, message)
+
+    def _evict(self, peer: _Peer, message: Evict) -> None:
+        uid, name = message
+        try:
+            uuid = self._custodian.drop(Owner(uid, peer.owner.gid), name)  # an arena is its user's, whatever the group
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"uid {uid} has no arena {name!r}; persistmem ls --all-users lists those that there are"
+            ) from error
+        _log.info("arena %r (%s) of uid %d was dropped by uid %d", name, uuid, uid, peer.uid)
+        self._tell_gone([uuid], f"arena {name!r} was dropped by an administrator: attach again to make a new one")
+        self._send(peer, Dropped())
+
+    def _note_ready(self, peer: _Peer, *, done: bool) -> None:
+        preparation = self._preparation
+        if preparation is None or peer not in preparation.waiting:
+            return
+        preparation.waiting.discard(peer)
+        if not done:
+            preparation.failed += 1
+            _log.warning("before the kexec: %s failed to get ready", _described(peer))
 
     def _prepare(self, peer: _Peer, message: Prepare) -> None:
         def complete(preparation: Preparation[_Peer]) -> None:
@@ -421,6 +496,9 @@ class Server:
 
     def _complete(self, preparation: Preparation[_Peer]) -> None:
         preparation.is_complete = True
+        waited = self._clock() - preparation.began
+        for peer in sorted(preparation.waiting, key=lambda peer: peer.pid):
+            _log.warning("before the kexec: %s was not ready within %.1f s", _described(peer), waited)
         try:
             preparation.complete(preparation)
         except (Error, OSError) as error:
@@ -538,7 +616,10 @@ class Server:
             return
         self._peers.discard(peer)
         self._selector.unregister(peer.sock)
-        peer.sock.close()
+        if peer.passes:
+            self._disposal.close(peer.uid, [peer.sock.detach()])
+        else:
+            peer.sock.close()
         for _, fds in peer.outbox:
             datagrams.close_all(fds)
         peer.outbox.clear()
@@ -551,3 +632,29 @@ class Server:
                     self._take_back_preparation()
                 except Error:
                     _log.exception("the kexec that was being prepared is not, but this cannot be written down")
+
+
+def _let_pass(sock: socket.socket, *, allowed: bool) -> None:
+    """Let others pass descriptors to a socket, and to those that it accepts, or not; before Linux 6.16 they may."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, allowed)
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+
+
+def _may_pass(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS))
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+        return True
+
+
+def _described(peer: _Peer) -> str:
+    """Name a client for the log, with what its process calls itself, if that can be read."""
+    program = "unknown"
+    with suppress(OSError), Path(f"/proc/{peer.pid}/comm").open("rb") as comm:  # it is gone, or hidden from us
+        program = comm.read(_PROGRAM_BYTES_MAX).removesuffix(b"\n").decode(errors="replace")
+    return f"pid {peer.pid} ({program!r}), uid {peer.uid}"

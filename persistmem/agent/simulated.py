@@ -58,6 +58,7 @@ class SimulatedMachine:
     ) -> None:
         """Use :meth:`start` or :meth:`arrive`. ``lock`` is the descriptor that the next kernel's agent inherits."""
         self.carrier = "luo (simulated)"
+        self.outlives_process = False
         self._settings = settings
         self._lock = lock
         self._device = kernel.open_device()
@@ -77,7 +78,7 @@ class SimulatedMachine:
         else:
             boot = state.boot
             machine = cls(SimulatedKernel.fresh(boot.kernel, _abi(boot)), boot, settings, lock, state.registry)
-            machine.custodian.take_in_saved()
+            machine.custodian.resume()
         return machine
 
     @classmethod

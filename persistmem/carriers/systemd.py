@@ -76,8 +76,8 @@ class SystemdCarrier:
                 self._held[name] = fd
 
     @classmethod
-    def of_process(cls, environment: Mapping[str, str]) -> Self:
-        """Take over this process's own store.
+    def of_process(cls, environment: Mapping[str, str], *, alone: bool = False) -> Self:
+        """Take over this process's own store; ``alone`` if nothing else in the service stores anything.
 
         Raises:
             CarrierError: no service manager started this process, or not as its service's main one.
@@ -96,7 +96,8 @@ class SystemdCarrier:
                 " its store keeps. Attach there, before it forks or starts others ('exec' in a shell script that starts"
                 " it), or choose another carrier here: carrier='system'"
             )
-        return cls(manager, descriptors(environment, pid), store_max(environment), Unit.of_process)
+        ask_unit = None if alone else Unit.of_process
+        return cls(manager, descriptors(environment, pid), store_max(environment), ask_unit)
 
     def recover(self, name: str) -> int:
         """Return a new descriptor of what is stored under ``name``; the caller closes it.

@@ -104,7 +104,7 @@ def run(
 
     saved = saved.absolute() if saved else state_directory() / "saved"
     if carrier is Carrier.LUO:
-        settings = KernelSettings(preserve.value, quota or half_of_memory())
+        settings = KernelSettings("luo", preserve.value, quota or half_of_memory())
         run_system(Settings(RuntimeDirectory.of_system(), math.inf, saved), settings, state_directory() / "agent.state")
     elif preserve is When.EAGER or quota is not None:
         raise typer.BadParameter("--preserve and --quota are for --carrier luo")

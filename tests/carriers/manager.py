@@ -1,6 +1,6 @@
 """A service manager for tests: a real notification socket, and a real store of descriptors for one service.
 
-It does what systemd's ``service_add_fd_store`` and ``service_remove_fd_store`` do, and starts the service as systemd does.
+It does what systemd's ``service_add_fd_store`` and ``service_remove_fd_store`` do, and starts services as systemd does.
 """
 
 import array
@@ -43,6 +43,8 @@ class Manager:
         self.listens_to: int | None = None
         """The pid that ``NotifyAccess=main`` lets speak; None for all."""
         self.answers_barriers = True
+        self.sockets: list[tuple[str, int]] = []
+        """What a socket unit listens on for the service."""
         self.store: list[tuple[str, int]] = []
         self.said: list[str] = []
         self._directory = tempfile.TemporaryDirectory(prefix="manager-")
@@ -51,6 +53,7 @@ class Manager:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket.bind(self.address)
         self._held_back: list[int] = []
+        self._news = threading.Condition()
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
@@ -62,7 +65,7 @@ class Manager:
             end.sendto(b"END=1", self.address)
         self._thread.join()
         self._socket.close()
-        for fd in [fd for _, fd in self.store] + self._held_back:
+        for fd in [fd for _, fd in self.sockets + self.store] + self._held_back:
             os.close(fd)
         self._directory.cleanup()
 
@@ -71,14 +74,14 @@ class Manager:
         own = {"NOTIFY_SOCKET": self.address}
         if self.most:
             own["FDSTORE"] = str(self.most)
-        if self.store:
-            own |= {"LISTEN_FDS": str(len(self.store)), "LISTEN_FDNAMES": ":".join(name for name, _ in self.store)}
+        if given := self.sockets + self.store:
+            own |= {"LISTEN_FDS": str(len(given)), "LISTEN_FDNAMES": ":".join(name for name, _ in given)}
         cleared = {"PERSISTMEM_RUNTIME_DIR", "PERSISTMEM_CARRIER"}
         return {name: value for name, value in environment().items() if name not in cleared} | own | more
 
     def start(self, program: str, **more: str) -> "subprocess.Popen[str]":
         """Start lines of Python as the service's main process."""
-        fds = [fd for _, fd in self.store]
+        fds = [fd for _, fd in self.sockets + self.store]
         return subprocess.Popen(
             [sys.executable, "-S", "-c", _START, ",".join(map(str, fds)), sys.executable, "-c", program],
             env=self.environment(**more), pass_fds=fds, text=True,
@@ -86,7 +89,7 @@ class Manager:
         )  # fmt: skip
 
     def run(self, program: str, **more: str) -> Any:
-        """Run the service to its end, and return the JSON that it printed; AssertionError with what it said if it fails."""
+        """Run the service to its end, and return the JSON that it printed; AssertionError if it fails."""
         process = self.start(program, **more)
         output, error = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, error
@@ -98,6 +101,11 @@ class Manager:
         _, error = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1, error
         return error.strip().splitlines()[-1]
+
+    def hears(self, what: str, after: int = 0) -> bool:
+        """Wait until the service says that, after so many other lines; False if it does not in good time."""
+        with self._news:
+            return self._news.wait_for(lambda: what in self.said[after:], PATIENCE)
 
     def names(self) -> list[str]:
         """What is stored."""
@@ -115,7 +123,9 @@ class Manager:
                 elif kind == socket.SCM_CREDENTIALS:
                     pid = int.from_bytes(payload[:4], sys.byteorder)
             lines = data.decode().split("\n")
-            self.said += lines
+            with self._news:
+                self.said += lines
+                self._news.notify_all()
             if lines == ["END=1"]:
                 return
             if lines == ["BARRIER=1"]:
@@ -148,8 +158,8 @@ def read_line(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline().strip()
 
 
-def end(process: "subprocess.Popen[str]") -> None:
-    """End a service that may have ended, and wait for that."""
+def end(process: "subprocess.Popen[str]") -> str:
+    """End a service that may have ended, and return what it said on its standard error."""
     with suppress(ProcessLookupError):
         process.kill()
-    process.communicate()
+    return process.communicate()[1]
