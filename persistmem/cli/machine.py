@@ -1,13 +1,17 @@
 """``persistmem status`` and ``doctor``: who carries the arenas, and through what."""
 # ruff: noqa: PLC0415 - --help must be fast: what a function needs is imported when it runs
 
+import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from persistmem.cli.arguments import JsonOption
+
+if TYPE_CHECKING:
+    from persistmem.agent.protocol import Status
 
 _PHASES: Final = {
     "serving": "no kexec is prepared",
@@ -17,59 +21,117 @@ _PHASES: Final = {
 
 
 def status(as_json: JsonOption = False) -> None:
-    """Say who keeps the arenas, if an agent runs. Starts none.
+    """Say who keeps the arenas, and why it is that one. Starts no agent.
 
-    --json prints an object with the keys running and runtime_dir, and, if one runs,
+    --json prints an object with the keys chosen (systemd, system or user), why, running
+    (whether an agent runs) and runtime_dir. If an agent is chosen, and runs, there are
     pid, boot, kernel, carrier, phase (serving, preparing or prepared), saved (a
-    directory), arenas, size (bytes), huge (bytes of your arenas in huge folios, or null), missing,
-    connections and handovers.
+    directory), arenas, size (bytes), huge (bytes of your arenas in huge folios, or
+    null), missing, connections and handovers. In a service whose manager keeps its
+    arenas there are unit, store_max, stored and preserve (null where the manager cannot
+    be asked), kernel, arenas, size and huge.
     """
-    from persistmem.agent.paths import RuntimeDirectory
     from persistmem.attachment import agent_status
+    from persistmem.choice import choose
     from persistmem.cli.output import say, say_json
+
+    choice = choose()
+    about: dict[str, object]
+    if choice.carrier == "systemd":
+        running, about, lines = False, *_service_status()
+    else:
+        found = agent_status()
+        running = found is not None
+        about, lines = _agent_status(found) if found is not None else ({}, _NO_AGENT)
+    runtime = str(choice.runtime().path)
+    if as_json:
+        say_json({"chosen": choice.carrier, "why": choice.why, "running": running, "runtime_dir": runtime, **about})
+    else:
+        say(f"chosen     {choice.carrier}: {choice.why}")
+        if choice.carrier != "systemd":
+            say(f"in         {runtime}")
+        for line in lines:
+            say(line)
+
+
+_NO_AGENT: Final = ["agent      none runs; the first snapshot starts one"]
+
+
+def _agent_status(found: "Status") -> tuple[dict[str, object], list[str]]:
     from persistmem.sizes import format_size
 
-    found, runtime = agent_status(), str(RuntimeDirectory.of_user().path)
-    if as_json:
-        about = {} if found is None else {
-            "pid": found.pid,
-            "boot": str(found.boot),
-            "kernel": found.kernel,
-            "carrier": found.carrier,
-            "phase": found.phase,
-            "saved": found.saved,
-            "arenas": found.arenas,
-            "size": found.size,
-            "huge": _huge_bytes(),
-            "missing": found.missing,
-            "connections": found.connections,
-            "handovers": found.handovers,
-        }  # fmt: skip
-        say_json({"running": found is not None, "runtime_dir": runtime, **about})
-    elif found is None:
-        say("agent      none runs; the first snapshot starts one")
-        say(f"in         {runtime}")
-    else:
-        say(f"agent      pid {found.pid}")
-        say(f"in         {runtime}")
-        say(f"carrier    {found.carrier}, {_PHASES[found.phase]}")
-        say(f"kernel     {found.kernel}, boot {found.boot}")
-        missing = f"; {found.missing} not handed back after an agent was killed" if found.missing else ""
-        say(f"arenas     {found.arenas}, {format_size(found.size)}{missing}")
-        huge = _huge_bytes()
-        how_many = "this kernel does not say how much of yours is" if huge is None else f"{format_size(huge)} of yours"
-        say(f"folios     {how_many} in huge ones")
-        say(f"handovers  {found.handovers}")
+    huge = _huge_bytes()
+    about: dict[str, object] = {
+        "pid": found.pid,
+        "boot": str(found.boot),
+        "kernel": found.kernel,
+        "carrier": found.carrier,
+        "phase": found.phase,
+        "saved": found.saved,
+        "arenas": found.arenas,
+        "size": found.size,
+        "huge": huge,
+        "missing": found.missing,
+        "connections": found.connections,
+        "handovers": found.handovers,
+    }
+    missing = f"; {found.missing} not handed back after an agent was killed" if found.missing else ""
+    return about, [
+        f"agent      pid {found.pid}",
+        f"carrier    {found.carrier}, {_PHASES[found.phase]}",
+        f"kernel     {found.kernel}, boot {found.boot}",
+        f"arenas     {found.arenas}, {format_size(found.size)}{missing}",
+        _huge_line(huge),
+        f"handovers  {found.handovers}",
+    ]
+
+
+def _service_status() -> tuple[dict[str, object], list[str]]:
+    from persistmem.attachment import list_arenas
+    from persistmem.carriers.systemd import missing_preservation
+    from persistmem.carriers.unit import Unit
+    from persistmem.sizes import format_size
+
+    unit, arenas, huge = Unit.of_process(), list_arenas(), _huge_bytes()
+    size, kernel = sum(record.size for record in arenas), os.uname().release
+    about: dict[str, object] = {
+        "unit": unit and unit.name,
+        "store_max": unit and unit.store_max,
+        "stored": unit and unit.stored,
+        "preserve": unit and unit.preserve,
+        "kernel": kernel,
+        "arenas": len(arenas),
+        "size": size,
+        "huge": huge,
+    }
+    store = ["unit       not known: systemctl does not say"]
+    if unit is not None:
+        kept = missing_preservation(unit) or "kept while the service is stopped, and over a kexec if systemd can (v261)"
+        store = [f"unit       {unit.name}", f"store      {unit.stored} of {unit.store_max} in use; {kept}"]
+    return about, [
+        *store,
+        f"kernel     {kernel}",
+        f"arenas     {len(arenas)}, {format_size(size)}",
+        _huge_line(huge),
+    ]
+
+
+def _huge_line(huge: int | None) -> str:
+    from persistmem.sizes import format_size
+
+    how_many = "this kernel does not say how much of yours is" if huge is None else f"{format_size(huge)} of yours"
+    return f"folios     {how_many} in huge ones"
 
 
 def _huge_bytes() -> int | None:
     """Return how much of the user's arenas lies in huge folios; None if the kernel does not say."""
     from persistmem.attachment import attach, list_arenas
-    from persistmem.errors import NotFoundError
+    from persistmem.errors import CorruptError, NewerFormatError, NotFoundError
 
     total = 0
     for record in list_arenas():
-        with suppress(NotFoundError), attach(record.name) as arena:  # it may have been dropped just now
+        # It may have been dropped just now; and what is damaged is for 'persistmem verify' to tell.
+        with suppress(NotFoundError, CorruptError, NewerFormatError), attach(record.name) as arena:
             if (huge := arena.huge_bytes()) is None:
                 return None
             total += huge

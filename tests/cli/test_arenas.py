@@ -21,7 +21,12 @@ def test_looking_for_what_is_not_there_fails_in_one_line_and_starts_nothing(
     answer = cli(*command)
     assert (answer.status, answer.out) == (1, b"")
     assert re.fullmatch(r"persistmem: error: .*'shop'.*\n", answer.err)
-    assert cli("status", "--json").json == {"running": False, "runtime_dir": str(cli.runtime)}
+    assert cli("status", "--json").json == {
+        "chosen": "user",
+        "why": "$PERSISTMEM_RUNTIME_DIR says where",
+        "running": False,
+        "runtime_dir": str(cli.runtime),
+    }
 
 
 def test_a_snapshot_that_is_not_there_is_named_with_those_that_are(cli: CommandLine) -> None:
