@@ -527,11 +527,12 @@ class Server:
         self._custodian.stay()
 
     def _stop(self, peer: _Peer, message: Stop) -> None:
-        if not self._custodian.is_empty and not message.discard:
+        if message.discard:
+            self._custodian.discard()
+            self._tell_gone(None, "the agent was told to discard every arena: attach again to make a new one")
+        elif not self._custodian.is_empty and not self._machine.outlives_process:
             count = self._custodian.count()
             raise RefusedError(f"the agent keeps {count} arenas, which end with it; drop them, or stop with --discard")
-        self._custodian.discard()
-        self._tell_gone(None, "the agent was told to discard every arena: attach again to make a new one")
         self._send(peer, Stopping())
         self._stopping = True
 
