@@ -14,8 +14,6 @@ from typing import Final
 
 from persistmem.threads import start_deaf
 
-EXIT_CODE: Final = 128 + signal.SIGTERM
-
 Call = Callable[[Callable[[], None]], object]
 """Calls something where an exception may be raised: here and now, or in an event loop between two steps."""
 
@@ -60,7 +58,7 @@ class _Handler:
     def raise_if_it_came(self) -> None:
         if self._came and not self._deferring:
             self._came = False
-            raise SystemExit(EXIT_CODE)
+            raise SystemExit(_exit_status())
 
     def be_forked(self) -> None:
         """In a forked child nothing is saved: leave SIGTERM to the kernel there."""
@@ -94,6 +92,11 @@ class _Handler:
             call(self.raise_if_it_came)
 
 
+def _exit_status() -> int:
+    """What a shell expects of a program that SIGTERM ended; but systemd takes that for the failure of a service."""
+    return 0 if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()) else 128 + signal.SIGTERM
+
+
 def _now(function: Callable[[], None]) -> None:
     function()
 
@@ -107,7 +110,10 @@ os.register_at_fork(after_in_child=_handler.be_forked)
 
 
 class Termination:
-    """Raises SystemExit(143) in the main thread at SIGTERM, where nobody else handles that."""
+    """Raises SystemExit in the main thread at SIGTERM, where nobody else handles that.
+
+    Its status is 143; or 0 in the main process of a systemd service.
+    """
 
     def install(self, call: Call) -> None:
         """Handle SIGTERM, unless the program does itself, or this is not the main thread; ``call`` raises it."""
@@ -125,8 +131,8 @@ class Termination:
 class LastCall:
     """Calls something once before this process ends: at SIGTERM, when it is made, or at the interpreter's exit.
 
-    At SIGTERM it is called in a thread of its own, and SystemExit(143) is raised in the main thread after it, where
-    nobody else handles that signal; so it must not wait for the main thread to end.
+    At SIGTERM it is called in a thread of its own, and SystemExit is raised in the main thread after it, where nobody
+    else handles that signal; so it must not wait for the main thread to end.
     """
 
     def __init__(self, callback: Callable[[], object]) -> None:
