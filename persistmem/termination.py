@@ -8,11 +8,15 @@ import atexit
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Final
+from typing import Final, Literal
 
 from persistmem.threads import start_deaf
+
+_AGAIN: Final = 0.02
+"""Seconds after which the main thread is told again."""
 
 Call = Callable[[Callable[[], None]], object]
 """Calls something where an exception may be raised: here and now, or in an event loop between two steps."""
@@ -26,27 +30,30 @@ class _Handler:
         """How it is raised for each application that is to end by it."""
         self.last_calls: list[LastCall] = []
         """What is called before that."""
-        self._calling = False
+        self._last_calls_are: Literal["due", "being made", "made"] = "due"
         self._deferring = 0
         self._came = False
         self._main_thread = threading.main_thread().ident
 
     def handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self.last_calls:
-            if not self._calling:
-                self._calling = True
-                # Not here: the main thread may be amid a save of the very arena that they write to.
-                start_deaf(threading.Thread(target=self._make_last_calls, name="persistmem-on-stop", daemon=True))
-            return
-        self._came = True
-        self._tell()
+        if self._last_calls_are == "due" and self.last_calls:
+            self._last_calls_are = "being made"
+            # Not here: the main thread may be amid a save of the very arena that they write to.
+            start_deaf(threading.Thread(target=self._make_last_calls, name="persistmem-on-stop", daemon=True))
+        elif self._last_calls_are != "being made":
+            self._last_calls_are = "due"
+            self._came = True
+            self._tell()
 
     def _make_last_calls(self) -> None:
         try:
             make_last_calls()
         finally:
-            self._calling = False
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            self._last_calls_are = "made"
+            # A signal that comes just before the main thread goes back to sleep is not seen until it wakes up.
+            while self._last_calls_are == "made":
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+                time.sleep(_AGAIN)
 
     def defer(self) -> None:
         self._deferring += 1
@@ -64,7 +71,8 @@ class _Handler:
         """In a forked child nothing is saved: leave SIGTERM to the kernel there."""
         self.calls.clear()
         self.last_calls.clear()
-        self._calling = self._came = False
+        self._last_calls_are = "due"
+        self._came = False
         if self._main_thread != threading.get_ident():  # this thread is it now, and was inside of nothing
             self._main_thread = threading.get_ident()
             self._deferring = 0
@@ -79,7 +87,7 @@ class _Handler:
         return signal.getsignal(signal.SIGTERM) == self.handle
 
     def give_back_if_unused(self) -> None:
-        if not self.calls and not self.last_calls and _in_main_thread():
+        if not self.calls and not self.last_calls and self._last_calls_are == "due" and _in_main_thread():
             self.give_back()
 
     def give_back(self) -> None:

@@ -21,12 +21,14 @@ print(json.dumps([arena.origin.kind, count]))
 ATTACH = "import persistmem; persistmem.attach({!r}, '1MiB')"
 LIST = "import json, persistmem.attachment as a; print(json.dumps([r.name for r in a.list_arenas()]))"
 LAST = """
-import os, signal, sys, threading, time, persistmem
+import os, select, signal, sys, threading, time, persistmem
 state = dict(step=1)
 arena = persistmem.attach("shop", "1MiB", on_stop=lambda arena: arena.snapshot("state", state))
 state["step"] = 2
 print("up", flush=True)
 """
+FOR_EVER = "while True: time.sleep(0.1)"
+"""A signal that comes just before a call that waits is seen after it, in any Python program: so none waits long."""
 STATE = "import json, persistmem; print(json.dumps(persistmem.attach('shop').restore('state', default=None)))"
 
 
@@ -195,9 +197,11 @@ def test_two_of_one_name_are_an_error_until_they_are_dropped(manager: Manager) -
     assert manager.run(COUNT) == ["created", 0]
 
 
-@pytest.mark.parametrize("waiting", ["time.sleep(100)", "threading.Event().wait()", "os.read(os.pipe()[0], 1)"])
+@pytest.mark.parametrize(
+    "waiting", ["time.sleep(0.1)", "threading.Event().wait(0.1)", "select.select([], [], [], 0.1)"]
+)
 def test_the_last_snapshot_is_taken_at_sigterm(manager: Manager, waiting: str) -> None:
-    process = manager.start(LAST + waiting)
+    process = manager.start(f"{LAST}while True: {waiting}")
     read_line(process)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=30)
@@ -206,7 +210,7 @@ def test_the_last_snapshot_is_taken_at_sigterm(manager: Manager, waiting: str) -
 
 
 def test_the_last_snapshot_is_taken_though_a_thread_does_not_end(manager: Manager) -> None:
-    process = manager.start(LAST + "threading.Thread(target=sys.stdin.read).start()\ntime.sleep(100)")
+    process = manager.start(LAST + "threading.Thread(target=sys.stdin.read).start()\n" + FOR_EVER)
     read_line(process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
@@ -234,7 +238,7 @@ def test_the_last_snapshot_waits_for_the_one_that_is_being_taken(manager: Manage
 
 
 def test_sigterm_ends_what_is_no_service_with_the_status_that_shells_know(manager: Manager) -> None:
-    process = manager.start("import os; del os.environ['SYSTEMD_EXEC_PID']" + LAST + "time.sleep(100)")
+    process = manager.start("import os; del os.environ['SYSTEMD_EXEC_PID']" + LAST + FOR_EVER)
     read_line(process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
@@ -243,7 +247,7 @@ def test_sigterm_ends_what_is_no_service_with_the_status_that_shells_know(manage
 
 
 def test_a_last_call_that_fails_is_told_and_does_not_keep_the_service_from_ending(manager: Manager) -> None:
-    program = LAST.replace('arena.snapshot("state", state)', "1 / 0") + "time.sleep(100)"
+    program = LAST.replace('arena.snapshot("state", state)', "1 / 0") + FOR_EVER
     process = manager.start(program)
     read_line(process)
     process.send_signal(signal.SIGTERM)
@@ -258,7 +262,7 @@ import time, persistmem
 arena = persistmem.attach("shop", "1MiB")
 persistmem.before_kexec(lambda: arena.snapshot("state", "told"))
 print("up", flush=True)
-time.sleep(100)
+while True: time.sleep(0.1)
 """
     process = manager.start(program)
     read_line(process)
@@ -281,7 +285,7 @@ with app:
     print(json.dumps(app.state.count), flush=True)
     %s
 """
-    process = manager.start(program % "time.sleep(100)")
+    process = manager.start(program % FOR_EVER)
     assert read_line(process) == "1"
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
