@@ -11,32 +11,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from persistmem.administration import every_arena
 from persistmem.agent.client import Connection
 from persistmem.agent.holder import holder_of_user
 from persistmem.agent.kernel import LUO, SYSTEMD
 from persistmem.agent.protocol import (
     Abort,
     Aborted,
-    Arenas,
     AskStatus,
     Attached,
     Depart,
     Departing,
     Lend,
-    ListAll,
     Prepare,
     Prepared,
     Status,
 )
-from persistmem.agent.records import ArenaRecord
 from persistmem.agent.saved import Saved, SavedArenas
 from persistmem.arena import TIMEOUT_DEFAULT, Arena, freeze
 from persistmem.carriers.unit import systemctl
-from persistmem.errors import AgentError, CorruptError, NewerFormatError, RefusedError
+from persistmem.errors import AgentError, BusyError, CorruptError, NewerFormatError, RefusedError
 from persistmem.liveupdate import kexec
 
 PRESERVE_TIMEOUT: Final = 300.0
 """Seconds that preserving may take: it fills every hole, and walks over all of the memory."""
+
+
+_NAMED: Final = 10
+"""How many arenas that are busy an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class Observer:
 def prepare(deadline: float) -> Prepared:
     """Have applications take their last snapshots, and mark every arena to cross the next kexec, until :func:`abort`.
 
-    Late writes cross, too; until then no arena can be made or dropped. The kexec comes by other means then.
+    Late writes cross, too; until then no arena can be made or dropped. The kexec comes by other means then, and soon:
+    the next kernel counts the time in which nobody was served from here on.
 
     Args:
         deadline: seconds in which applications get ready; those that do not are no reason to stop.
@@ -88,7 +91,10 @@ def prepare(deadline: float) -> Prepared:
         AgentError: no agent runs.
         RefusedError: there is too little memory, this kernel has no live update, or it is not yours to decide.
     """
-    return _prepare(_need_connection(), deadline, preserve=True, lasting=True)
+    connection = _need_connection()
+    prepared = _prepare(connection, deadline, preserve=True, lasting=True)
+    connection.ask(Depart(), Departing)
+    return prepared
 
 
 def abort() -> bool:
@@ -112,7 +118,7 @@ def save(directory: Path | None = None, observer: Observer | None = None) -> lis
 
     Raises:
         AgentError: no agent runs.
-        BusyError: somebody is writing to an arena, and does not finish.
+        BusyError: somebody is writing to an arena, and does not finish. All others are saved.
         StorageError: the disk refuses. Arenas that were saved by then are saved.
         RefusedError: it is not yours to save.
     """
@@ -198,8 +204,9 @@ def _save(
 ) -> Iterator[SavedArena]:
     status, _ = connection.ask(AskStatus(), Status)
     store = SavedArenas((directory or Path(status.saved)).absolute())
-    arenas = [*_every_arena(connection)]
+    arenas = [*every_arena(connection)]
     observer.saving(sum(arena.size for arena in arenas))
+    busy: list[str] = []
     for arena in arenas:
         _, (fd,) = connection.ask(Lend(arena.uid, arena.name), Attached)
         try:
@@ -213,8 +220,16 @@ def _save(
                     progress=observer.progress,
                 )
                 yield SavedArena(saved, _damage(fd, status.kernel))
+        except BusyError as error:
+            # Whoever does not let go of theirs does not decide about the others'.
+            busy.append(f"{arena.name!r} of uid {arena.uid} ({error})")
         finally:
             os.close(fd)
+    if busy:
+        raise BusyError(
+            f"{len(busy)} of {len(arenas)} arenas are not saved, the others are: {'; '.join(busy[:_NAMED])}: have their"
+            " owners let go, or remove them with 'persistmem rm NAME --of USER'"
+        )
 
 
 def _damage(fd: int, kernel: str) -> str:
@@ -223,14 +238,6 @@ def _damage(fd: int, kernel: str) -> str:
             return "; ".join(str(damage) for damage in arena.verify().damaged)
     except (CorruptError, NewerFormatError) as error:
         return str(error)
-
-
-def _every_arena(connection: Connection) -> Iterator[ArenaRecord]:
-    page = Arenas((), more=True)
-    while page.more:
-        last = page.arenas[-1] if page.arenas else None
-        page, _ = connection.ask(ListAll(last.uid if last else None, last.name if last else None), Arenas)
-        yield from page.arenas
 
 
 def _need_connection() -> Connection:

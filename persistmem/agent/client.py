@@ -233,15 +233,18 @@ def _greet(
     conversation = Conversation("client")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        sock.settimeout(max(_PAUSE, deadline - monotonic()))
+        # connect(2) itself waits where many others connect; with a timeout of Python's it would not.
+        left = max(_PAUSE, deadline - monotonic())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(left), int(left % 1 * 1e6)))
         with runtime.socket_address() as address:
             sock.connect(address)
+        sock.settimeout(max(_PAUSE, deadline - monotonic()))
         datagrams.send(sock, conversation.send(Hello(boot)))
         data, fds = datagrams.receive(sock)
         datagrams.close_all(fds)
         answer = conversation.receive(data, fds=len(fds)) if data else None
     except (FileNotFoundError, ConnectionError, BlockingIOError):
-        # None there, one that leaves, or one whose queue is full.
+        # None there, one that leaves, or one whose queue was full all the time.
         sock.close()
         return None
     except BaseException:
@@ -261,7 +264,7 @@ def _greet(
 def _is_locked(runtime: RuntimeDirectory) -> bool:
     try:
         lock = os.open(runtime.lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # where it is another user's to look, its socket alone can tell
         return False
     try:
         return conflict(lock, 0, 1) is not None
@@ -275,8 +278,8 @@ def _start(runtime: RuntimeDirectory, deadline: float) -> None:
 
     if runtime.shared:
         raise AgentError(
-            f"the system's agent does not run in {runtime.path}: start it as root with 'persistmem agent run --carrier"
-            " luo'; or set PERSISTMEM_RUNTIME_DIR to a directory of your own, for an agent of your own"
+            f"no agent of the system's runs in {runtime.path}: as root, 'persistmem agent install' has systemd run it,"
+            " 'systemctl start persistmem.socket' starts it; or set PERSISTMEM_CARRIER=user, for an agent of your own"
         )
     if runtime.path.stat().st_uid != os.geteuid():
         raise AgentError(f"no agent runs in {runtime.path}, which is another user's: they have to start theirs")

@@ -96,7 +96,8 @@ class Custodian:
     """Keeps arenas, each by its owner and name. Its methods raise errors that a client can be told.
 
     ``before`` is what the state file says of the last agent in this boot, if there was one: its arenas are missing
-    until :meth:`resume` finds them at the carrier, or their holders hand them back.
+    until :meth:`resume` finds them at the carrier, or their holders hand them back. ``discreet`` if memfds are not to
+    bear the names of arenas: a service manager tells anybody what is in its stores.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Custodian:
         *,
         before: RegistryDocument | None = None,
         quota: Quota = NO_QUOTA,
+        discreet: bool = False,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.boot = boot
@@ -116,6 +118,7 @@ class Custodian:
         self._state_path = state_path
         self._saved = saved
         self._quota = quota
+        self._discreet = discreet
         self._clock = clock
         self._kept: dict[_Key, ArenaRecord] = {}
         self._missing: dict[_Key, ArenaRecord] = {_key(record): record for record in before.arenas} if before else {}
@@ -475,7 +478,8 @@ class Custodian:
 
     def _make(self, owner: Owner, name: str, size: int) -> tuple[int, ArenaRecord]:
         self._check_quota(owner, name, size)
-        fd = create_memfd(check_name(name), size)
+        check_name(name)
+        fd = create_memfd("arena" if self._discreet else name, size)
         try:
             Arena.format(fd, kernel=self.boot.kernel)
             _set_owner(fd, owner.uid, owner.gid, _MODE)
@@ -535,6 +539,8 @@ def _carrier_key(record: ArenaRecord) -> str:
 
 def _set_owner(fd: int, uid: int, gid: int, mode: int) -> None:
     # A kernel that retrieves a memfd gives it to the task that did, with mode 0777.
+    if os.fstat(fd).st_uid != os.geteuid() != 0:
+        return  # root retrieved it for a user's agent, to whom it is as good as theirs: it has no name anywhere
     os.fchmod(fd, mode)
     found = os.fstat(fd)
     if (found.st_uid, found.st_gid) != (uid, gid):

@@ -75,13 +75,13 @@ class KernelMachine:
         same_boot = state is not None and state.boot.machine == boot_id
         carrier: KexecCarrier
         if settings.carrier == "systemd":
-            carrier, name = _open_store(environment), SYSTEMD if crosses_kexec() else f"{SYSTEMD} (not over a kexec)"
+            carrier, name = _open_store(environment), SYSTEMD if crosses_kexec() else f"{SYSTEMD} (no kexec)"
         else:
             device, name = _open(open_device)
             carrier = LuoCarrier(device, settings.preserving)
         quota = Quota(_ARENAS_PER_USER_MAX, settings.quota)
         before = state.registry if state is not None and same_boot else None
-        custodian = Custodian(carrier, boot, state_path, SavedArenas(saved), before=before, quota=quota)
+        custodian = Custodian(carrier, boot, state_path, SavedArenas(saved), before=before, quota=quota, discreet=True)
         if before is not None:
             custodian.resume()
         else:

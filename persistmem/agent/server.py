@@ -618,6 +618,8 @@ class Server:
         self._peers.discard(peer)
         self._selector.unregister(peer.sock)
         if peer.passes:
+            with suppress(OSError):  # the client may have gone
+                peer.sock.shutdown(socket.SHUT_RDWR)
             self._disposal.close(peer.uid, [peer.sock.detach()])
         else:
             peer.sock.close()

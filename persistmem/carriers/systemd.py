@@ -16,7 +16,7 @@ from persistmem.carriers.fdnames import from_fdname, to_fdname
 from persistmem.carriers.holes import check_room_for_holes
 from persistmem.carriers.notify import Manager, descriptors
 from persistmem.carriers.unit import PRESERVE_VERSION, Unit
-from persistmem.errors import CarrierError, ExistsError, NotFoundError
+from persistmem.errors import BusyError, CarrierError, ExistsError, NotFoundError
 
 STORE_SETTINGS: Final = "FileDescriptorStoreMax=16 and FileDescriptorStorePreserve=yes"
 """What the ``[Service]`` section of a unit needs."""
@@ -228,7 +228,11 @@ def missing_preservation(unit: Unit) -> str | None:
 
 
 def _reopen(fd: int) -> int:
-    return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    # O_NONBLOCK: who has a lease on it, fcntl(F_SETLEASE), would have this wait for 45 seconds.
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except BlockingIOError as error:
+        raise BusyError("somebody holds a lease on this memfd; try again") from error
 
 
 def _is_locked(fd: int) -> bool:

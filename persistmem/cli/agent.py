@@ -1,14 +1,22 @@
-"""``persistmem agent start``, ``stop`` and ``run``: the process that keeps the arenas."""
+"""``persistmem agent start``, ``stop``, ``run``, ``install`` and ``uninstall``: the process that keeps the arenas."""
 # ruff: noqa: PLC0415 - --help must be fast: what a function needs is imported when it runs
 
 import enum
 import math
+import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from persistmem.cli.arguments import parse_size_option
+
+if TYPE_CHECKING:
+    from persistmem.agent.client import Connection
+    from persistmem.agent.install import Place, Systemctl
+    from persistmem.agent.paths import RuntimeDirectory
+    from persistmem.agent.units import Carrier as ServiceCarrier
 
 
 class Carrier(enum.Enum):
@@ -16,6 +24,14 @@ class Carrier(enum.Enum):
 
     SIMULATED = "simulated"
     LUO = "luo"
+    SYSTEMD = "systemd"
+
+
+class InstalledCarrier(enum.Enum):
+    """What ``agent install --carrier`` takes."""
+
+    LUO = "luo"
+    SYSTEMD = "systemd"
 
 
 class When(enum.Enum):
@@ -41,7 +57,11 @@ def start() -> None:
 def stop(
     discard: Annotated[bool, typer.Option("--discard", help="Even if it keeps arenas. They are lost.")] = False,
 ) -> None:
-    """Stop the agent. It refuses while it keeps arenas."""
+    """Stop the agent. It refuses while it keeps arenas that would end with it.
+
+    One that systemd runs is started again at once; 'persistmem agent uninstall' ends
+    that.
+    """
     from persistmem.attachment import stop_agent
     from persistmem.cli.output import note
 
@@ -53,8 +73,8 @@ def run(
         Carrier,
         typer.Option(
             "--carrier",
-            help="What takes arenas to the next kernel: a simulated kernel, for one user; or the live-update device of"
-            " the real one, as root, for everybody.",
+            help="What takes arenas to the next kernel: a simulated kernel, for one user; the live-update device of the"
+            " real one, as root, for everybody; or systemd's file descriptor store, for a service.",
         ),
     ] = Carrier.SIMULATED,
     preserve: Annotated[
@@ -89,12 +109,13 @@ def run(
 ) -> None:
     """Run the agent in the foreground, logging to stderr.
 
-    For a service manager. It does not end by itself; it ends on SIGTERM, unless it
-    keeps arenas.
+    For a service manager; 'persistmem agent install' has systemd run it. It does not end
+    by itself; it ends on SIGTERM, unless it keeps arenas that would end with it.
 
     With --carrier luo it is the system's: it runs as root, holds /dev/liveupdate,
-    and serves every user in /run/persistmem. When it starts it takes over what the
-    last kernel handed over, and what was saved on disk.
+    and serves every user in /run/persistmem. With --carrier systemd it is the system's
+    if root runs it, otherwise the user's; the service manager keeps the arenas. When it
+    starts it takes over what the last kernel handed over, and what was saved on disk.
     """
     from persistmem.agent.command import Settings
     from persistmem.agent.kernel import KernelSettings, half_of_memory
@@ -102,11 +123,172 @@ def run(
     from persistmem.agent.process import run as run_agent
     from persistmem.agent.process import run_system
 
+    if carrier is not Carrier.LUO and preserve is When.EAGER:
+        raise typer.BadParameter("--preserve is for --carrier luo")
+    if carrier is Carrier.SIMULATED and quota is not None:
+        raise typer.BadParameter("--quota is for --carrier luo and systemd")
     saved = saved.absolute() if saved else state_directory() / "saved"
-    if carrier is Carrier.LUO:
-        settings = KernelSettings("luo", preserve.value, quota or half_of_memory())
-        run_system(Settings(RuntimeDirectory.of_system(), math.inf, saved), settings, state_directory() / "agent.state")
-    elif preserve is When.EAGER or quota is not None:
-        raise typer.BadParameter("--preserve and --quota are for --carrier luo")
-    else:
+    if carrier is Carrier.SIMULATED:
         run_agent(Settings(RuntimeDirectory.of_user(), math.inf, saved))
+        return
+    if carrier is Carrier.LUO or os.geteuid() == 0:
+        runtime, state = RuntimeDirectory.of_system(), state_directory() / "agent.state"
+    else:
+        runtime = RuntimeDirectory.of_own()
+        state = runtime.state
+    settings = KernelSettings("luo" if carrier is Carrier.LUO else "systemd", preserve.value, quota or half_of_memory())
+    run_system(Settings(runtime, math.inf, saved), settings, state)
+
+
+UserOption = Annotated[
+    bool, typer.Option("--user", help="An agent of your own, run by your own service manager; not the system's.")
+]
+
+
+def install(
+    user: UserOption = False,
+    carrier: Annotated[
+        InstalledCarrier | None,
+        typer.Option(
+            "--carrier",
+            help="What takes arenas to the next kernel: systemd's file descriptor store, or the live-update device. The"
+            " store from systemd 261 on, if you do not say; before that the device, if there is one.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Have systemd run the agent, now and from every boot on.
+
+    Writes persistmem.socket, persistmem.service and persistmem-prepare.service to
+    /etc/systemd/system (with --user the first two, to ~/.config/systemd/user), starts
+    them, and says each step. The last has applications take their last snapshots before
+    the machine goes down. Files that it did not write itself it leaves alone.
+
+    Run it again after an upgrade of persistmem or of systemd.
+    """
+    from persistmem.agent.install import find_program, systemd_version
+    from persistmem.agent.install import install as install_units
+    from persistmem.agent.units import Situation, caveats, default_carrier, units
+    from persistmem.cli.output import note
+
+    if user and carrier is InstalledCarrier.LUO:
+        raise typer.BadParameter("--carrier luo is for the system's agent: the live-update device is root's")
+    place, systemctl = _place(user=user)
+    version = systemd_version(systemctl)
+    chosen: ServiceCarrier
+    if carrier is not None:
+        chosen = "luo" if carrier is InstalledCarrier.LUO else "systemd"
+    else:
+        chosen = default_carrier(version, has_device=not user and _DEVICE.exists())
+    situation = Situation(find_program(), version, chosen, user)
+    connection = _connection(place, systemctl)
+    if connection is not None:
+        _refuse_to_change(connection, chosen)
+    install_units(place, units(situation), systemctl, note)
+    for caveat in caveats(situation):
+        note(caveat)
+
+
+def uninstall(
+    user: UserOption = False,
+    discard: Annotated[bool, typer.Option("--discard", help="Even if it keeps arenas. They are lost.")] = False,
+) -> None:
+    """Undo 'persistmem agent install'.
+
+    Stops the agent, removes the units, and says each step. It refuses while the agent
+    keeps arenas, for they end with its service. What was saved on disk stays there.
+    """
+    from persistmem.agent.install import uninstall as uninstall_units
+    from persistmem.agent.protocol import Stop, Stopping
+    from persistmem.cli.output import note
+    from persistmem.errors import AgentError
+
+    place, systemctl = _place(user=user)
+    try:
+        connection = _connection(place, systemctl)
+        if not discard:
+            _refuse_to_lose(connection, systemctl)
+    except AgentError:
+        if not discard:
+            raise
+        connection = None
+
+    def end() -> None:
+        if connection is not None:
+            with suppress(AgentError):  # then systemctl stops it
+                connection.ask(Stop(discard), Stopping)
+
+    uninstall_units(place, systemctl, note, end, discard=discard)
+
+
+_DEVICE: Final = Path("/dev/liveupdate")
+_BOOTED: Final = Path("/run/systemd/system")
+
+
+def _place(*, user: bool) -> "tuple[Place, Systemctl]":
+    from persistmem.agent.install import Place, systemctl_of
+
+    place = Place.choose(of_user=user, uid=os.geteuid(), booted=_BOOTED.is_dir(), environment=os.environ)
+    return place, systemctl_of(place)
+
+
+def _connection(place: "Place", systemctl: "Systemctl") -> "Connection | None":
+    """Return a connection to the agent there, which the service manager runs; None if there is none."""
+    from persistmem.agent.holder import holder_of
+    from persistmem.agent.install import main_process
+    from persistmem.errors import RefusedError
+
+    if not _listens(place.runtime):
+        return None
+    connection = holder_of(place.runtime).connection(start=False)
+    if connection is not None and connection.welcome.pid != main_process(systemctl):
+        raise RefusedError(
+            f"an agent runs in {place.runtime.path} that systemd did not start, process {connection.welcome.pid}: end"
+            " it first ('persistmem agent stop'); 'persistmem save' takes its arenas along"
+        )
+    return connection
+
+
+def _refuse_to_change(connection: "Connection", carrier: str) -> None:
+    from persistmem.agent.protocol import AskStatus, Status
+    from persistmem.cli.output import counted
+    from persistmem.errors import RefusedError
+
+    status, _ = connection.ask(AskStatus(), Status)
+    if status.arenas and not status.carrier.startswith(carrier):
+        raise RefusedError(
+            f"the agent keeps {counted(status.arenas, 'arena')} by its carrier {status.carrier}, and its next start"
+            f" would lose them under {carrier}. Take them along by 'persistmem save', then 'persistmem agent uninstall"
+            f" --discard', and install it again; or stay with --carrier {status.carrier.partition(' ')[0]}"
+        )
+
+
+def _refuse_to_lose(connection: "Connection | None", systemctl: "Systemctl") -> None:
+    from persistmem.agent.install import stored
+    from persistmem.agent.protocol import AskStatus, Status
+    from persistmem.cli.output import counted
+    from persistmem.errors import RefusedError
+
+    if connection is not None and (count := connection.ask(AskStatus(), Status)[0].arenas):
+        raise RefusedError(
+            f"the agent keeps {counted(count, 'arena')}, which would end with its service; take them along by"
+            " 'persistmem save', drop them, or uninstall with --discard"
+        )
+    if count := stored(systemctl):
+        raise RefusedError(
+            f"systemd keeps {counted(count, 'arena')} for the agent, which gives out none of them: 'systemctl start"
+            " persistmem.socket' if it does not run, 'systemctl status persistmem.service' for why; or uninstall with"
+            " --discard"
+        )
+
+
+def _listens(runtime: "RuntimeDirectory") -> bool:
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            with runtime.socket_address() as address:
+                probe.connect(address)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True

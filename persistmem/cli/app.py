@@ -6,7 +6,7 @@ from typing import Final
 
 import typer
 
-from persistmem.cli.agent import run, start, stop
+from persistmem.cli.agent import install, run, start, stop, uninstall
 from persistmem.cli.cache import clear, stats
 from persistmem.cli.listing import history, ls
 from persistmem.cli.machine import doctor, status
@@ -51,7 +51,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 agent = typer.Typer(
-    help="Start, stop or run the agent that keeps the arenas.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Start, stop or run the agent that keeps the arenas, or have systemd run it.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
 )
 cache = typer.Typer(help="See what a cache has counted, or empty it.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -74,7 +76,7 @@ for panel, command, example in (
     (_UPGRADE, save, "persistmem save"),
 ):
     _add(app, command, example, panel)
-for verb in (start, stop, run):
+for verb in (start, stop, run, install, uninstall):
     _add(agent, verb, f"persistmem agent {verb.__name__}")
 _add(cache, stats, "persistmem cache stats shop")
 _add(cache, clear, "persistmem cache clear shop")

@@ -8,10 +8,12 @@ import typer
 from persistmem.cli.arguments import JsonOption, OptionalName, complete_arena, parse_arena
 
 if TYPE_CHECKING:
+    from persistmem.agent.records import ArenaRecord
     from persistmem.arena import Generation
     from persistmem.cli.output import Json
 
 
+_ARENA_HEADING: Final = ("ARENA", "SIZE", "CREATED", "CARRIED FROM")
 _HANDOVER_NUMBERS: Final = (
     *("number", "kernel_from", "kernel_to", "arenas", "saved", "size", "preserve", "dark", "boot", "retrieve"),
     "lost_count",
@@ -29,19 +31,26 @@ def ls(
             show_default=False,
         ),
     ] = None,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="Everybody's arenas, as the one who administers the agent.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the arenas, or what is in one.
 
     --json prints a list of objects. Arenas have the keys arena, uuid, size, created
-    and carried_from (a kernel release, or null). What is in an arena has name, kind
-    (snapshot or region) and size; snapshots have generations too, as 'history'
-    prints them. Sizes are in bytes, times in ISO 8601.
+    and carried_from (a kernel release, or null), and with --all-users uid. What is in
+    an arena has name, kind (snapshot or region) and size; snapshots have generations
+    too, as 'history' prints them. Sizes are in bytes, times in ISO 8601.
     """
-    if arena is None:
-        _list_arenas(as_json=as_json)
-    else:
+    if arena is not None and all_users:
+        raise typer.BadParameter("--all-users lists arenas: leave out ARENA")
+    if arena is not None:
         _list_contents(arena, as_json=as_json)
+    elif all_users:
+        _list_all_arenas(as_json=as_json)
+    else:
+        _list_arenas(as_json=as_json)
 
 
 def history(name: OptionalName = None, as_json: JsonOption = False) -> None:
@@ -109,30 +118,54 @@ def generation_json(generation: "Generation") -> "Json":
 
 def _list_arenas(*, as_json: bool) -> None:
     from persistmem.attachment import list_arenas
-    from persistmem.cli.output import moment, note, say_json, say_table
-    from persistmem.sizes import format_size
+    from persistmem.cli.output import note, say_json, say_table
 
     records = list_arenas()
     if as_json:
-        say_json(
-            [
-                {
-                    "arena": record.name,
-                    "uuid": str(record.uuid),
-                    "size": record.size,
-                    "created": record.created.isoformat(),
-                    "carried_from": record.kernel_from,
-                }
-                for record in records
-            ]
-        )
+        say_json([_arena_json(record) for record in records])
     elif records:
-        say_table(
-            ["ARENA", "SIZE", "CREATED", "CARRIED FROM"],
-            [[r.name, format_size(r.size), moment(r.created), r.kernel_from or "-"] for r in records],
-        )
+        say_table([*_ARENA_HEADING], [_arena_row(record) for record in records])
     else:
         note("no arenas; 'persistmem snapshot NAME FILE' makes one")
+
+
+def _list_all_arenas(*, as_json: bool) -> None:
+    from persistmem.administration import list_all_arenas
+    from persistmem.cli.output import note, say_json, say_table
+
+    records = list_all_arenas()
+    if as_json:
+        say_json([{"uid": record.uid, **_arena_json(record)} for record in records])
+    elif records:
+        say_table(["USER", *_ARENA_HEADING], [[_user(record.uid), *_arena_row(record)] for record in records])
+    else:
+        note("no arenas of anybody")
+
+
+def _arena_json(record: "ArenaRecord") -> "Json":
+    return {
+        "arena": record.name,
+        "uuid": str(record.uuid),
+        "size": record.size,
+        "created": record.created.isoformat(),
+        "carried_from": record.kernel_from,
+    }
+
+
+def _arena_row(record: "ArenaRecord") -> list[str]:
+    from persistmem.cli.output import moment
+    from persistmem.sizes import format_size
+
+    return [record.name, format_size(record.size), moment(record.created), record.kernel_from or "-"]
+
+
+def _user(uid: int) -> str:
+    from pwd import getpwuid
+
+    try:
+        return getpwuid(uid).pw_name
+    except KeyError:  # it has none, or no longer
+        return str(uid)
 
 
 def _list_contents(name: str, *, as_json: bool) -> None:

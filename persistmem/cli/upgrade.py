@@ -145,7 +145,8 @@ def prepare(deadline: DeadlineOption = _DEADLINE, as_json: JsonOption = False) -
 
     Applications take their last snapshots; then all memory is preserved. Arenas stay
     readable and writable, and what is written still crosses; none can be made or
-    removed until 'persistmem abort'. The agent must run until the kexec.
+    removed until 'persistmem abort'. The agent must run until the kexec, unless its
+    service manager carries the arenas; 'persistmem history' counts from here on.
 
     --json prints an object with the keys arenas, size (bytes), applications (how many
     were told), unready (how many of them failed, or took too long), waited and preserve

@@ -1,6 +1,8 @@
 """``persistmem verify`` and ``rm``: whether it is sound, and being rid of it."""
 # ruff: noqa: PLC0415 - --help must be fast: what a function needs is imported when it runs
 
+from typing import Annotated
+
 import typer
 
 from persistmem.cli.arguments import JsonOption, NameOrArena
@@ -50,15 +52,45 @@ def verify(name: NameOrArena, as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-def rm(name: NameOrArena) -> None:
+def _parse_user(text: str) -> int:
+    from pwd import getpwnam
+
+    if text.isascii() and text.isdigit() and int(text) < (1 << 32) - 1:
+        return int(text)
+    try:
+        return getpwnam(text).pw_uid
+    except (KeyError, ValueError) as error:
+        raise typer.BadParameter(f"expected a user's name or number, found {text!r}") from error
+
+
+def rm(
+    name: NameOrArena,
+    of: Annotated[
+        int | None,
+        typer.Option(
+            "--of",
+            parser=_parse_user,
+            metavar="USER",
+            help="Remove an arena of this user, as the one who administers the agent.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """Remove an arena, or a snapshot or region of one.
 
     Whoever still reads a removed snapshot keeps what is being read.
     """
+    from persistmem.administration import evict_arena
     from persistmem.attachment import drop_arena
     from persistmem.cli.keeper import open_arena
     from persistmem.cli.output import note
 
+    if of is not None:
+        if name.given is not None:
+            raise typer.BadParameter("--of removes whole arenas: leave out the slash and what follows it")
+        evict_arena(of, name.arena)
+        note(f"removed arena {name.arena} of uid {of} and everything in it")
+        return
     if name.given is None:
         drop_arena(name.arena)
         note(f"removed arena {name.arena} and everything in it")

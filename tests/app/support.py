@@ -17,9 +17,9 @@ from persistmem.agent.command import environment
 from persistmem.app.declaration import Declaration
 from persistmem.app.loading import SNAPSHOT, StateDamage
 from persistmem.app.running import Running, Settings
-from persistmem.termination import StateLock
 from persistmem.arena import Arena
 from persistmem.attachment import attach
+from persistmem.termination import StateLock
 
 PATIENCE = 30.0
 """Seconds after which a test fails instead of waiting on."""

@@ -10,8 +10,8 @@ from typing import Final
 
 from persistmem.app.declaration import Declaration
 from persistmem.app.running import Packing, Running, Settings
-from persistmem.termination import StateLock
 from persistmem.attachment import attach, drop_arena
+from persistmem.termination import StateLock
 from tests.bench.harness import Bound, Row, Samples, Sizes, interleave, timed
 
 GROUP: Final = "app"

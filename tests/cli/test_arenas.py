@@ -1,10 +1,15 @@
 """Looking at arenas, removing them, and taking them to the next simulated kernel."""
 
 import json
+import os
 import re
 import subprocess
+from pwd import getpwuid
 
 import pytest
+
+from persistmem.agent.paths import RuntimeDirectory
+from tests.agent.test_attacks import Agent, attached
 
 from .support import COMMAND, PATIENCE, CommandLine
 
@@ -79,6 +84,42 @@ def test_rm_removes_a_snapshot_or_a_whole_arena(cli: CommandLine) -> None:
     assert [row["name"] for row in cli("ls", "shop", "--json").json] == ["prices"]
     assert cli("rm", "shop").status == 0
     assert cli("ls", "--json").json == []
+
+
+def test_who_administers_an_agent_of_their_own_sees_and_removes_all_that_it_keeps(cli: CommandLine) -> None:
+    cli.python("attach('shop', '64KiB'); attach('blog', '64KiB')")
+    rows = cli("ls", "--all-users", "--json").json
+    assert [(row["uid"], row["arena"]) for row in rows] == [(os.getuid(), "blog"), (os.getuid(), "shop")]
+    assert cli("rm", "shop", "--of", getpwuid(os.getuid()).pw_name).status == 0
+    assert [row["arena"] for row in cli("ls", "--json").json] == ["blog"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+def test_root_sees_and_removes_the_arenas_of_all(cli: CommandLine) -> None:
+    agent = Agent(RuntimeDirectory(cli.runtime, shared=True))
+    cli.runtime.chmod(0o755)
+    for uid, name in ((0, "shop"), (54_321, "loot")):
+        with agent.client(uid) as client:
+            os.close(attached(client, name, 1 << 16)[1])
+    cli.runtime.chmod(0o700)  # root's own, as the command line takes it for
+    assert re.search(r"^root +shop +64 KiB .*\n54321 +loot +64 KiB ", cli("ls", "--all-users").text, re.MULTILINE)
+    refused = cli("rm", "shop", "--of", "54321")
+    assert (refused.status, refused.err) == (
+        1,
+        "persistmem: error: uid 54321 has no arena 'shop'; persistmem ls --all-users lists those that there are\n",
+    )
+    removed = cli("rm", "loot", "--of", "54321")
+    assert (removed.status, removed.err) == (0, "persistmem: removed arena loot of uid 54321 and everything in it\n")
+    assert [row["arena"] for row in cli("ls", "--all-users", "--json").json] == ["shop"]
+    agent.end()
+    agent.runtime.socket.unlink()
+
+
+@pytest.mark.parametrize(
+    "command", [["ls", "shop", "--all-users"], ["rm", "shop/carts", "--of", "0"], ["rm", "shop", "--of", "4294967295"]]
+)
+def test_what_of_another_user_is_no_whole_arena_is_wrong_usage(cli: CommandLine, command: list[str]) -> None:
+    assert cli(*command).status == 2
 
 
 def test_show_draws_every_snapshot_and_fits_the_terminal(cli: CommandLine) -> None:

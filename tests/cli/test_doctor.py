@@ -11,11 +11,13 @@ import pytest
 from persistmem.agent.paths import RuntimeDirectory
 from persistmem.agent.protocol import Phase, Status
 from persistmem.cli.doctor import examine, survives_kexec, works
-from persistmem.cli.doctor.machine import Machine
+from persistmem.cli.doctor.machine import Finding, Machine
 
 from .support import CommandLine
 
 AGENT = Status(7, UUID(int=1), "7.3.4", "luo", Phase.SERVING.value, "/var/lib/saved", 2, 1 << 30, 0, 1, 0, 0)
+NO_SYSTEMD = ("systemd", "units")
+SYSTEM_UNITS = "etc/systemd/system"
 CONFIG = "CONFIG_KEXEC_FILE=y\nCONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\nCONFIG_LIVEUPDATE_MEMFD=y\n"
 
 
@@ -43,11 +45,27 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def lacking(machine: Machine) -> list[str]:
-    return [check.name for check, finding in examine(machine) if not finding.ok]
+    """What is missing, of what a machine without systemd can have."""
+    return [check.name for check, finding in examine(machine) if not finding.ok and check.name not in NO_SYSTEMD]
+
+
+def under_systemd(machine: Machine, version: int) -> Machine:
+    """The same machine, run by a systemd of that version."""
+    (machine.root / "run/systemd/system").mkdir(parents=True)
+    program = machine.root / "usr/bin/systemctl"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\necho 'systemd {version} ({version}.1-2)'\necho '+PAM -XKBCOMMON'\n")
+    program.chmod(0o755)
+    return replace(machine)
+
+
+def finding(machine: Machine, name: str) -> Finding:
+    return {check.name: finding for check, finding in examine(machine)}[name]
 
 
 def test_a_machine_that_has_everything_survives_a_kexec(machine: Machine) -> None:
-    assert lacking(machine) == ["systemd"]
+    assert lacking(machine) == []
+    assert not any(finding(machine, name).ok for name in NO_SYSTEMD)
     assert survives_kexec(examine(machine))
 
 
@@ -70,7 +88,7 @@ def test_a_machine_that_has_everything_survives_a_kexec(machine: Machine) -> Non
 )
 def test_what_is_missing_is_named(machine: Machine, file: str, content: str, name: str, said: str) -> None:
     (machine.root / file).write_text(content)
-    found = {check.name: finding for check, finding in examine(machine)}[name]
+    found = finding(machine, name)
     assert not found.ok
     assert said in found.found
     assert works(examine(machine))
@@ -93,33 +111,127 @@ def test_a_kernel_configuration_that_cannot_be_read_is_no_crash(machine: Machine
 
 def test_a_kernel_without_the_device_does_not_survive(machine: Machine) -> None:
     (machine.root / "dev/liveupdate").unlink()
-    assert lacking(machine) == ["device", "systemd"]
+    assert lacking(machine) == ["device"]
 
 
 def test_a_kernel_that_takes_only_signed_kernels_is_no_way_to_others(machine: Machine) -> None:
     with gzip.open(machine.root / "proc/config.gz", "wt") as config:
         config.write(CONFIG + "CONFIG_KEXEC_SIG_FORCE=y\n")
-    assert lacking(machine) == ["kexec", "systemd"]
+    assert lacking(machine) == ["kexec"]
 
 
 def test_handover_may_be_on_by_default(machine: Machine) -> None:
     (machine.root / "proc/cmdline").write_text("liveupdate=on\n")
-    assert lacking(machine) == ["boot parameters", "systemd"]
+    assert lacking(machine) == ["boot parameters"]
     with gzip.open(machine.root / "proc/config.gz", "wt") as config:
         config.write(CONFIG + "CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT=y\n")
-    assert lacking(replace(machine)) == ["systemd"]
+    assert lacking(replace(machine)) == []
 
 
 def test_arenas_that_no_system_agent_keeps_do_not_survive(machine: Machine) -> None:
-    assert lacking(replace(machine, agent=None)) == ["agent", "systemd"]
-    assert lacking(replace(machine, agent=AGENT._replace(carrier="luo (simulated)"))) == ["agent", "systemd"]
+    assert lacking(replace(machine, agent=None)) == ["agent"]
+    assert lacking(replace(machine, agent=AGENT._replace(carrier="luo (simulated)"))) == ["agent"]
 
 
 def test_a_device_that_somebody_else_holds_names_the_holder(machine: Machine) -> None:
     with (machine.root / "dev/liveupdate").open():
-        found = {check.name: finding for check, finding in examine(replace(machine, agent=None))}["device"]
+        found = finding(replace(machine, agent=None), "device")
     assert not found.ok
     assert f"held by process {os.getpid()}" in found.found
+
+
+@pytest.mark.parametrize(
+    ("version", "ok", "said"),
+    [(252, False, "none that is stopped"), (257, False, "a soft reboot, but no kexec"), (262, True, "crosses a kexec")],
+)
+def test_what_the_service_manager_carries_depends_on_its_version(
+    machine: Machine, version: int, ok: bool, said: str
+) -> None:
+    found = finding(under_systemd(machine, version), "systemd")
+    assert (found.ok, found.found.startswith(f"{version}: "), said in found.found) == (ok, True, True)
+
+
+def test_a_service_manager_that_crosses_a_kexec_needs_no_agent(machine: Machine) -> None:
+    alone = under_systemd(replace(machine, agent=None), 261)
+    assert survives_kexec(examine(alone))
+    (machine.root / "dev/liveupdate").unlink()
+    assert not survives_kexec(examine(replace(alone)))
+
+
+def test_one_that_does_not_needs_an_agent_that_holds_the_device(machine: Machine) -> None:
+    older = under_systemd(machine, 260)
+    assert survives_kexec(examine(older))
+    assert not survives_kexec(examine(replace(older, agent=None)))
+    assert not survives_kexec(examine(replace(older, agent=AGENT._replace(carrier="systemd (no kexec)"))))
+
+
+def test_an_agent_in_a_store_that_crosses_is_as_good_as_one_with_the_device(machine: Machine) -> None:
+    kept = replace(under_systemd(machine, 262), agent=AGENT._replace(carrier="systemd"))
+    assert finding(kept, "agent").ok
+    assert finding(kept, "device").found == "free"
+    with (machine.root / "dev/liveupdate").open():
+        assert not finding(kept, "device").ok
+
+
+def test_a_service_manager_that_does_not_answer_is_none(machine: Machine) -> None:
+    broken = under_systemd(machine, 262)
+    for script in ("exit 1", "echo systemd", "echo 'systemd LATEST'"):
+        (machine.root / "usr/bin/systemctl").write_text(f"#!/bin/sh\n{script}\n")
+        assert finding(replace(broken), "systemd").found == "not the init system"
+
+
+def test_a_service_manager_that_is_only_installed_is_none(machine: Machine) -> None:
+    idle = under_systemd(machine, 262)
+    (machine.root / "run/systemd/system").rmdir()
+    assert finding(replace(idle), "systemd").found == "not the init system"
+    assert not finding(replace(idle), "units").ok
+
+
+SOCKETS = """\
+Num       RefCount Protocol Flags    Type St Inode Path
+0000000000000000: 00000002 00000000 00010000 0001 01 15021 /run/systemd/notify
+0000000000000000: 00000003 00000000 {flags} 0005 01 15022 {path}
+0000000000000000: 00000003 00000000 00000000 0001 03 15023
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "path", "ok"),
+    [
+        ("00010000", "/run/persistmem/agent.socket", True),
+        ("00000000", "/run/persistmem/agent.socket", False),
+        ("00010000", "/run/persistmem/agent.socket.old", False),
+    ],
+)
+def test_units_are_of_use_only_if_their_socket_listens(machine: Machine, flags: str, path: str, ok: bool) -> None:
+    machine = under_systemd(machine, 262)
+    assert finding(machine, "units").found == "not installed"
+    assert "persistmem agent install" in finding(machine, "units").mend
+    directory = machine.root / SYSTEM_UNITS
+    directory.mkdir(parents=True)
+    for name in ("persistmem.socket", "persistmem.service"):
+        assert finding(machine, "units").found == "not installed"
+        (directory / name).write_text("")
+    (machine.root / "proc/net").mkdir()
+    (machine.root / "proc/net/unix").write_text(SOCKETS.format(flags=flags, path=path))
+    found = finding(machine, "units")
+    assert found.ok is ok
+    assert found.found.startswith(f"in /{SYSTEM_UNITS}; /run/persistmem/agent.socket ")
+    assert ok or "systemctl start persistmem.socket" in found.mend
+
+
+def test_a_users_own_units_are_found_where_users_have_them(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    machine = replace(under_systemd(machine, 262), runtime=RuntimeDirectory(Path("/run/user/7/persistmem")))
+    directory = machine.root / "home/ada/.config/systemd/user"
+    directory.mkdir(parents=True)
+    for name in ("persistmem.socket", "persistmem.service"):
+        (directory / name).write_text("")
+    (machine.root / "proc/net").mkdir()
+    (machine.root / "proc/net/unix").write_text(
+        SOCKETS.format(flags="00010000", path="/run/user/7/persistmem/agent.socket")
+    )
+    assert finding(machine, "units").ok
 
 
 def test_small_folios_are_slow_and_no_lack(machine: Machine) -> None:

@@ -15,7 +15,7 @@ from persistmem.cli.app import app
 from .support import COMMAND, PATIENCE, CommandLine
 
 COMMANDS = ["snapshot", "restore", "history", "ls", "show", "verify", "rm", "status", "reboot", "doctor"]
-AGENT_COMMANDS = ["start", "stop", "run"]
+AGENT_COMMANDS = ["start", "stop", "run", "install", "uninstall"]
 
 
 @pytest.mark.parametrize("command", [*([name] for name in COMMANDS), *(["agent", name] for name in AGENT_COMMANDS)])

@@ -41,7 +41,9 @@ class FatalDevice(KernelDevice):
 def killed_halfway() -> None:
     """Be an agent that starts, up to that."""
     state, saved = state_directory() / "agent.state", state_directory() / "saved"
-    KernelMachine.start(KernelSettings("luo", "late", 1 << 40), saved, state, read_state(state), open_device=FatalDevice)
+    KernelMachine.start(
+        KernelSettings("luo", "late", 1 << 40), saved, state, read_state(state), open_device=FatalDevice
+    )
 
 
 def main() -> None:

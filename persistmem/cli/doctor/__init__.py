@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from persistmem.cli.doctor import here, kernel, memory
+from persistmem.cli.doctor import here, keepers, kernel, memory
 from persistmem.cli.doctor.machine import Check, Finding, Machine, Need
 
 CHECKS: Final = (
@@ -16,10 +16,11 @@ CHECKS: Final = (
     Check("memfd mode", "kexec", kernel.memfd_mode),
     Check("scratch", "kexec", memory.scratch),
     Check("device", "kexec", kernel.device),
-    Check("agent", "kexec", here.agent),
     Check("memory", "kexec", memory.preservable),
+    Check("systemd", "kexec without an agent", keepers.systemd),
+    Check("agent", "kexec through an agent", keepers.agent),
+    Check("units", "an agent from boot on", keepers.units),
     Check("huge folios", "speed", memory.huge_folios),
-    Check("systemd", "kexec without an agent", here.systemd),
 )
 """From what everything needs to what only the last step needs."""
 
@@ -37,8 +38,9 @@ def works(results: Results) -> bool:
 
 
 def survives_kexec(results: Results) -> bool:
-    """Whether arenas cross a kexec of this machine, as it is now."""
-    return works(results) and _all_ok(results, "kexec")
+    """Whether arenas cross a kexec of this machine, as it is now: through an agent, or in systemd's own hands."""
+    carried = _all_ok(results, "kexec through an agent") or _all_ok(results, "kexec without an agent")
+    return works(results) and _all_ok(results, "kexec") and carried
 
 
 def _all_ok(results: Results, need: Need) -> bool:

@@ -4,6 +4,8 @@ import os
 import re
 from typing import Final
 
+from persistmem.agent.kernel import LUO
+from persistmem.carriers.unit import KEXEC_VERSION
 from persistmem.cli.doctor.machine import Finding, Machine
 from persistmem.liveupdate.device import holders
 
@@ -70,12 +72,13 @@ def device(machine: Machine) -> Finding:
     needed = "/dev/liveupdate, free, or held by the system's agent"
     if not path.exists():
         return Finding(False, "not there", needed, "mend the above; the device comes with live update")
-    if machine.agent is not None and machine.agent.carrier == "luo":
+    if machine.agent is not None and machine.agent.carrier == LUO:
         return Finding(True, f"held by the system's agent, process {machine.agent.pid}", needed, "")
     if held := holders(path):
         who = ", ".join(f"{pid} ({machine.read(f'proc/{pid}/comm').strip() or 'unknown'})" for pid in held)
         return Finding(False, f"held by process {who}", needed, "stop that, or let it alone carry what it carries")
-    ok = os.access(path, os.R_OK | os.W_OK)
+    # From that version on systemd opens it, at the end of a shutdown.
+    ok = os.access(path, os.R_OK | os.W_OK) or (machine.systemd or 0) >= KEXEC_VERSION
     return Finding(ok, "free" if ok else "there, but not for this user", needed, "run the agent as root")
 
 

@@ -1,16 +1,23 @@
 """What a check of the doctor looks at, and what it finds. Knows files below a root; changes nothing there."""
 
 import gzip
+import os
+import re
+import shutil
+import subprocess
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from persistmem.agent.paths import RuntimeDirectory
 from persistmem.agent.protocol import Status
 from persistmem.liveupdate.kernel_image import options_of
+
+_PROGRAMS: Final = ("usr/bin", "bin", "run/current-system/sw/bin")
+_PATIENCE: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,21 @@ class Machine:
                 return options_of(text)
         return None
 
+    @cached_property
+    def systemd(self) -> int | None:
+        """The version of systemd; None if that is not the init system, or does not say."""
+        program = shutil.which("systemctl", path=os.pathsep.join(str(self.root / place) for place in _PROGRAMS))
+        if program is None or not (self.root / "run/systemd/system").is_dir():
+            return None
+        try:
+            said = subprocess.run(
+                [program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=True
+            ).stdout
+        except (OSError, subprocess.SubprocessError):
+            return None
+        found = re.match(rb"systemd (\d{1,4})", said)
+        return int(found[1]) if found else None
+
     def memory(self, field: str) -> int | None:
         """Return bytes of ``/proc/meminfo``; None if it does not say."""
         for line in self.read("proc/meminfo").splitlines():
@@ -74,7 +96,9 @@ class Finding:
     """What to do if it is not ok."""
 
 
-Need = Literal["everything", "kexec", "kexec without an agent", "speed"]
+Need = Literal[
+    "everything", "kexec", "kexec through an agent", "kexec without an agent", "an agent from boot on", "speed"
+]
 """What does not work without it."""
 
 
