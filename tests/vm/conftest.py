@@ -24,7 +24,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     except MissingError as missing:
         pytest.skip(str(missing))
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        longest_first = sorted(jobs, key=lambda job: len(job.kernels), reverse=True)
+        longest_first = sorted(jobs, key=lambda job: job.seconds_max, reverse=True)
         yield {job: pool.submit(boot, job, tmp_path_factory.mktemp("machine")) for job in longest_first}
         pool.shutdown(cancel_futures=True)
 

@@ -27,7 +27,7 @@ SECONDS_PER_KERNEL_MAX = 240
 """A kernel boots, runs its part and jumps within 10 to 40 s on an idle machine."""
 
 # The report goes over a serial line of its own: on the console, the kernel may speak in the middle of a line.
-_REPORT = "/dev/ttyS1"
+REPORT_LINE = "/dev/ttyS1"
 
 _INIT = """#!/bin/busybox sh
 b=/bin/busybox
@@ -74,9 +74,32 @@ class Job:
     memory: int = 2048
     """MiB."""
 
+    @property
+    def seconds_max(self) -> int:
+        """When it is stopped."""
+        return SECONDS_PER_KERNEL_MAX * len(self.kernels)
+
     def images(self) -> list[Path]:
         """Where the kernels are. MissingError if one is not to be found."""
         return [debian.image() if kernel == debian.NAME else find_kernel(kernel) for kernel in self.kernels]
+
+    def prepare(self, work: Path) -> list[str]:
+        """Make what the machine needs in ``work``, and return QEMU's arguments for it. MissingError if it cannot be."""
+        kernels = self.images()
+        initrd, disk = work / "initrd", work / "disk"
+        foreign = debian.NAME in self.kernels
+        _make_initrd(initrd, work / "root", _init(self.program, kernels, initrd), debian.modules() if foreign else [])
+        _make_disk(disk)
+        disks = [disk]
+        if foreign:
+            disks.append(work / "root-image")
+            make_root_image(disks[-1], work / "staging", [*kernels, initrd])
+        return [
+            *["-kernel", str(kernels[0]), "-initrd", str(initrd), "-append", f"{COMMAND_LINE} {self.switches}"],
+            *["-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"],
+            *["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"],
+            *[argument for file in disks for argument in ("-drive", f"file={file},format=raw,if=virtio")],
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,30 +122,17 @@ def boot(job: Job, work: Path) -> Run:
 
     Needs the programs that ``requirements`` names. MissingError if there is no such kernel.
     """
-    kernels = job.images()
-    initrd = work / "initrd"
-    foreign = debian.NAME in job.kernels
-    _make_initrd(initrd, work / "root", _init(job.program, kernels, initrd), debian.modules() if foreign else [])
-    report, console, disk = work / REPORT, work / "console", work / "disk"
-    _make_disk(disk)
-    disks = [disk]
-    if foreign:
-        disks.append(work / "root-image")
-        make_root_image(disks[-1], work / "staging", [*kernels, initrd])
+    report, console = work / REPORT, work / "console"
     command = [
         *["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", str(job.memory)],
         *["-display", "none", "-nodefaults", "-no-reboot", "-device", "virtio-rng-pci"],
         *["-serial", f"file:{console}", "-serial", f"file:{report}"],
-        *["-kernel", str(kernels[0]), "-initrd", str(initrd), "-append", f"{COMMAND_LINE} {job.switches}"],
-        *["-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"],
-        *["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"],
-        *[argument for file in disks for argument in ("-drive", f"file={file},format=raw,if=virtio")],
+        *job.prepare(work),
     ]
-    timeout = SECONDS_PER_KERNEL_MAX * len(kernels)
     try:
-        end = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False).stderr
+        end = subprocess.run(command, capture_output=True, text=True, timeout=job.seconds_max, check=False).stderr
     except subprocess.TimeoutExpired:
-        end = f"the machine was stopped after {timeout} seconds"
+        end = f"the machine was stopped after {job.seconds_max} seconds"
     # A machine that was stopped, or that died, may have been in the middle of a line.
     lines = [line for line in _text_of(report).splitlines(keepends=True) if line.endswith("\n")]
     return Run([json.loads(line) for line in lines], _text_of(console) + end)
@@ -143,7 +153,7 @@ def _init(program: str, kernels: list[Path], initrd: Path) -> str:
         "PYTHONUNBUFFERED": "1",
         guest.KERNELS: ":".join(map(str, kernels)),
         guest.INITRD: str(initrd),
-        guest.REPORT: _REPORT,
+        guest.REPORT: REPORT_LINE,
     }
     return _INIT.format(
         environment=" ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items()),

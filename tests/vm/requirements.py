@@ -12,6 +12,7 @@ PACKAGES: Mapping[str, str] = {
     "busybox": "busybox-static",
     "cpio": "cpio",
     "mkfs.ext4": "e2fsprogs",
+    "mmdebstrap": "mmdebstrap",
 }
 """Debian's package of each program."""
 
@@ -56,9 +57,14 @@ def find_kernel(version: str) -> Path:
 
 def kernel_cache() -> Path:
     """The directory for kernels that were built or fetched."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "persistmem/kernels"
-    cache.mkdir(parents=True, exist_ok=True)
-    return cache
+    return cache("kernels")
+
+
+def cache(kind: str) -> Path:
+    """The directory for what takes long to make, and is kept for the next run."""
+    directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "persistmem" / kind
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 _BUILDING = threading.Lock()  # one build keeps all cores busy
