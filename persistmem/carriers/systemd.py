@@ -8,7 +8,6 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from time import monotonic, sleep
 from typing import Final, Self
 
@@ -204,12 +203,10 @@ class SystemdCarrier:
             if known_to_fit or monotonic() >= deadline:
                 return
             sleep(0.01)
-        who = (
-            f"NotifyAccess=all to the [Service] section of {unit.name}, or attach in its main process"
-            if unit
-            else (f"{STORE_SETTINGS} to the unit's [Service] section, with room for one more")
-        )
-        raise CarrierError(f"the service manager does not keep what process {os.getpid()} gave it: add {who}")
+        mend = f"{STORE_SETTINGS} to the unit's [Service] section, with room for one more"
+        if unit is not None:
+            mend = f"NotifyAccess=all to the [Service] section of {unit.name}, or attach in its main process"
+        raise CarrierError(f"the service manager does not keep what process {os.getpid()} gave it: add {mend}")
 
 
 def missing_preservation(unit: Unit) -> str | None:
@@ -239,9 +236,9 @@ def _is_locked(fd: int) -> bool:
     """Whether somebody has the description that was locked before it was sent away."""
     probe = _reopen(fd)
     try:
-        with suppress(BlockingIOError):
-            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return False
+        fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
     finally:
         os.close(probe)
+    return False
