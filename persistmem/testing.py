@@ -83,6 +83,8 @@ def _end_agent() -> None:
     agent = os.pidfd_open(status.pid)
     try:
         stop_agent(discard=True)
-        select.select([agent], [], [], _PATIENCE)
+        poll = select.poll()
+        poll.register(agent, select.POLLIN)
+        poll.poll(_PATIENCE * 1000)
     finally:
         os.close(agent)

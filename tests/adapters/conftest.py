@@ -1,7 +1,6 @@
 """An agent of their own for each module's tests; Django's settings; the marker of dogpile's tests."""
 
 import os
-import select
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 from django.conf import settings
 
 from persistmem.attachment import agent_status, stop_agent
+from tests.waiting import readable
 
 PATIENCE = 30
 
@@ -39,6 +39,6 @@ def agent() -> Iterator[None]:
         if status is not None:
             process = os.pidfd_open(status.pid)
             stop_agent(discard=True)
-            assert select.select([process], [], [], PATIENCE)[0], "the agent does not end"
+            assert readable(process, seconds=PATIENCE), "the agent does not end"
             os.close(process)
     shutil.rmtree(runtime)

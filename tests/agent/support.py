@@ -2,7 +2,6 @@
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 from persistmem import attachment
 from persistmem.agent.command import environment
 from persistmem.agent.protocol import Status
+from tests.waiting import readable
 
 PATIENCE = 30.0
 """Seconds after which a test fails instead of waiting on."""
@@ -55,7 +55,7 @@ for line in sys.stdin:
     def answer(self) -> Any:
         """What the last code gave, or ``"ErrorClass: message"``."""
         assert self.process.stdout
-        assert select.select([self.process.stdout], [], [], PATIENCE)[0], "the program does not answer"
+        assert readable(self.process.stdout, seconds=PATIENCE), "the program does not answer"
         answer = json.loads(self.process.stdout.readline())
         return f"{answer['error']}: {answer['message']}" if "error" in answer else answer["value"]
 
@@ -81,7 +81,7 @@ def wait_for_exit(pid: int, timeout: float = PATIENCE) -> None:
     except ProcessLookupError:
         return
     try:
-        assert select.select([pidfd], [], [], timeout)[0], f"process {pid} does not end"
+        assert readable(pidfd, seconds=timeout), f"process {pid} does not end"
     finally:
         os.close(pidfd)
 

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import resource
-import select
 import signal
 import socket
 import struct
@@ -73,6 +72,7 @@ from persistmem.arena import Arena
 from persistmem.arena.layout import ARENA_SIZE_MIN, HEADER_SIZE
 from persistmem.arena.locks import try_lock
 from persistmem.arena.memfd import SEALS, create_memfd
+from tests.waiting import readable
 
 from .support import PATIENCE
 from .test_hostile_clients import Client, descriptors, packed
@@ -196,7 +196,7 @@ class Attacker:
 
     def result(self) -> Any:
         """What the step that it is at came to."""
-        assert select.select([self._said], [], [], PATIENCE)[0], "the attacker does not come to an end"
+        assert readable(self._said, seconds=PATIENCE), "the attacker does not come to an end"
         answer = json.loads(self._said.readline())
         assert "failed" not in answer, answer["failed"]
         return answer["worth"]

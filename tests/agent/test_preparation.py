@@ -5,7 +5,6 @@ Nobody but an administrator decides about it, and nobody is waited for longer th
 
 import math
 import os
-import select
 import shutil
 import socket
 import tempfile
@@ -59,6 +58,7 @@ from persistmem.agent.server import Audience, Limits, Server
 from persistmem.agent.simulated import SimulatedMachine
 from persistmem.agent.statefile import read_state
 from persistmem.errors import RefusedError
+from tests.waiting import readable
 
 from .support import PATIENCE, StartProgram, kill_agent, running_agent
 
@@ -93,7 +93,7 @@ class Client:
 
     def hears_nothing(self) -> bool:
         """Whether nothing has come. The agent does one thing after the other: ask it something first."""
-        return not select.select([self.sock], [], [], 0)[0]
+        return not readable(self.sock, seconds=0)
 
 
 class Agent:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import httpx
 import pytest
 
 from persistmem.agent.command import environment
+from tests.waiting import readable
 
 from .support import PATIENCE, wait_until
 
@@ -249,7 +249,7 @@ class Server:
 
     def _read(self) -> bool:
         assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], PATIENCE)[0], f"it prints nothing:\n{self.output}"
+        assert readable(self.process.stdout, seconds=PATIENCE), f"it prints nothing:\n{self.output}"
         read = os.read(self.process.stdout.fileno(), 65536).decode()
         self.output += read
         return bool(read)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from persistmem.app.running import Running, Settings
 from persistmem.arena import Arena
 from persistmem.attachment import attach
 from persistmem.termination import StateLock
+from tests.waiting import readable
 
 PATIENCE = 30.0
 """Seconds after which a test fails instead of waiting on."""
@@ -74,7 +74,7 @@ class Script:
         """The next line that it prints."""
         assert self.process.stdout is not None
         while b"\n" not in self._unread:
-            assert select.select([self.process.stdout], [], [], PATIENCE)[0], f"it prints nothing; {self.errors}"
+            assert readable(self.process.stdout, seconds=PATIENCE), f"it prints nothing; {self.errors}"
             more = os.read(self.process.stdout.fileno(), 65536)
             assert more, f"it ended; {self.errors}"
             self._unread += more

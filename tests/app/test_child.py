@@ -2,7 +2,6 @@
 
 import errno
 import os
-import select
 import signal
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import persistmem
 from persistmem.agent.paths import RuntimeDirectory
 from persistmem.attachment import simulate_reboot
 from persistmem.errors import BusyError
+from tests.waiting import readable
 
 from ..agent.conftest import runtime as runtime  # noqa: PLC0414 - a fixture
 from .support import PATIENCE, SLOW, Script, StartScript, generations, parse_log, saved, wait_until
@@ -233,7 +233,7 @@ def test_successor_of_a_killed_program_waits_for_its_child_and_has_what_that_sav
     patient.state(version=1)(dict)
     with patient:
         assert (patient.state["a"], patient.found.generation) == (1, 1)
-        assert select.select([ended], [], [], PATIENCE)[0]
+        assert readable(ended, seconds=PATIENCE)
         patient.state["a"] = 5
     assert saved(name)["a"] == 5
     os.close(ended)

@@ -1,7 +1,6 @@
 """Eight processes read, write and evict, and are killed: every value is that of its key, and none goes back."""
 
 import random
-import select
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from persistmem.arena import Arena
 from persistmem.cache import Cache
 from persistmem.cache.keys import Key
 from tests.arena.support import child, pipe
+from tests.waiting import readable
 
 from .support import MISSING, PATIENCE, cache_of, open_cache
 
@@ -146,7 +146,7 @@ def test_eight_processes_that_are_killed_leave_each_other_right_values_only() ->
                     value = cache.get((owner, key), MISSING)
                     assert value is MISSING or check(owner, key, value)
                 running[owner] = start(cache.arena, owner, kill + 1)
-                stopped = select.select([each.here for each in running], [], [], 0)[0]
+                stopped = readable(*(each.here for each in running), seconds=0)
                 assert not stopped, stopped[0].recv()
             for each in running:
                 each.here.send("stop")

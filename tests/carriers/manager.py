@@ -6,7 +6,6 @@ It does what systemd's ``service_add_fd_store`` and ``service_remove_fd_store`` 
 import array
 import json
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from persistmem.agent.command import environment
+from tests.waiting import readable
 
 PATIENCE = 30.0
 
@@ -154,7 +154,7 @@ class Manager:
 def read_line(process: "subprocess.Popen[str]") -> str:
     """The next line of what a service prints, in good time."""
     assert process.stdout is not None
-    assert select.select([process.stdout], [], [], PATIENCE)[0], "the service says nothing"
+    assert readable(process.stdout, seconds=PATIENCE), "the service says nothing"
     return process.stdout.readline().strip()
 
 

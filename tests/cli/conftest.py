@@ -1,7 +1,6 @@
 """A command line with a runtime directory and an agent of its own; every command is a process."""
 
 import os
-import select
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from persistmem.attachment import agent_status, stop_agent
+from tests.waiting import readable
 
 from .support import PATIENCE, CommandLine
 
@@ -25,6 +25,6 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CommandLine
     if status is not None:
         process = os.pidfd_open(status.pid)
         assert stop_agent(discard=True)
-        assert select.select([process], [], [], PATIENCE)[0], "the agent does not end"
+        assert readable(process, seconds=PATIENCE), "the agent does not end"
         os.close(process)
     shutil.rmtree(runtime)

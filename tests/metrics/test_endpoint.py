@@ -3,7 +3,6 @@
 import gzip
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from persistmem.agent.paths import RuntimeDirectory
 from persistmem.arena.layout import HEADER_OFFSET
 from persistmem.attachment import agent_status, attach, drop_arena, simulate_reboot, stop_agent
 from tests.cli.support import PATIENCE, CommandLine
+from tests.waiting import readable
 
 from .support import Metrics, StartEndpoint, flip, make_shop
 
@@ -89,7 +89,7 @@ def test_an_agent_that_keeps_nothing_ends_although_it_is_scraped(cli: CommandLin
     agent = os.pidfd_open(status.pid)
     served = endpoint()
     scrapes = 0
-    while not select.select([agent], [], [], 0.02)[0]:
+    while not readable(agent, seconds=0.02):
         served.get()
         scrapes += 1
         assert scrapes < 50 * PATIENCE

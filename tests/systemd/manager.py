@@ -5,7 +5,6 @@ It has a directory, mounts and cgroups of its own, and nothing of them is left. 
 
 import json
 import os
-import select
 import shutil
 import socket
 import subprocess
@@ -13,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Self
+
+from tests.waiting import readable
 
 PATIENCE = 30.0
 
@@ -123,9 +124,9 @@ class ServiceManager:
         assert process.stdout is not None
         said: list[str] = []
         while True:
-            readable = select.select([ready.fileno(), process.stdout.fileno()], [], [], PATIENCE)[0]
-            assert readable, f"systemd does not start: {said}, {self._log.read_text()}"
-            if ready.fileno() in readable:
+            heard = readable(ready.fileno(), process.stdout.fileno(), seconds=PATIENCE)
+            assert heard, f"systemd does not start: {said}, {self._log.read_text()}"
+            if ready.fileno() in heard:
                 if b"READY=1" in ready.recv(4096).split(b"\n"):
                     return
             elif line := process.stdout.readline():
@@ -177,8 +178,7 @@ class ServiceManager:
     def line(self) -> Any:
         """The next line that a service prints, in good time."""
         while b"\n" not in self._read:
-            readable = select.select([self._fifo], [], [], PATIENCE)[0]
-            assert readable, f"no service says anything: {self._said()}"
+            assert readable(self._fifo, seconds=PATIENCE), f"no service says anything: {self._said()}"
             self._read += os.read(self._fifo, 4096)
         line, _, self._read = self._read.partition(b"\n")
         return json.loads(line)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -16,6 +15,8 @@ from types import TracebackType
 from typing import Self
 
 import pytest
+
+from tests.waiting import readable
 
 PATIENCE = 20.0
 ROOT = Path(__file__).parents[3]
@@ -194,7 +195,7 @@ class Memcached:
             try:
                 Wire(self.port).close()
             except ConnectionRefusedError:
-                assert not select.select([ended], [], [], 0.01)[0], "memcached ended"
+                assert not readable(ended, seconds=0.01), "memcached ended"
             else:
                 os.close(ended)
                 return
