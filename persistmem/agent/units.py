@@ -210,8 +210,8 @@ def _service(situation: Situation) -> str:
             ("After", SOCKET),
             *(_surviving(situation) if luo else ()),
             *_refusing_stop(situation),
-            ("StartLimitIntervalSec", "5min"),
-            ("StartLimitBurst", "10"),
+            # Restarts by hand count, too; and at a limit the socket would fail with it.
+            ("StartLimitIntervalSec", "0"),
         ],
         Service=[
             *_agent(situation),
@@ -281,8 +281,8 @@ def _user_service(situation: Situation) -> str:
             ("Wants", SOCKET),
             ("After", SOCKET),
             *_refusing_stop(situation),
-            ("StartLimitIntervalSec", "5min"),
-            ("StartLimitBurst", "10"),
+            # Restarts by hand count, too; and at a limit the socket would fail with it.
+            ("StartLimitIntervalSec", "0"),
         ],
         Service=[
             *_agent(situation),
