@@ -31,9 +31,7 @@ _WAIT_MAX: Final = 1e-3
 class WriterLock:
     """Held by one thread of one process; ``with`` takes it and gives it back, or keeps it for the process."""
 
-    def __init__(
-        self, fd: int, place: int, words: Words, *, timeout: float, on_take: Callable[[bool], None] = lambda _: None
-    ) -> None:
+    def __init__(self, fd: int, place: int, words: Words, *, timeout: float, on_take: Callable[[bool], None]) -> None:
         """Use the byte at ``place`` of ``fd``, a description of its own, which is the lock's to close.
 
         ``on_take`` is told, with the lock held, whether somebody died who held it. It may raise.
@@ -86,6 +84,7 @@ class WriterLock:
                 if self._kept:
                     self._give(broken=False)
                 self._closed = True
+                self._on_take = _let_go  # it may hold on to the memory
                 os.close(self._fd)
         self._watched.set()
 
@@ -169,6 +168,10 @@ class WriterLock:
 
     def _busy(self, who: str) -> BusyError:
         return BusyError(f"cache: another {who} is writing, and did not finish within {self._timeout:g} s; try again")
+
+
+def _let_go(_: bool) -> None:
+    """In place of a closed lock's ``on_take``."""
 
 
 def _watch(lock: "weakref.ref[WriterLock]", kept: threading.Event) -> None:

@@ -25,6 +25,7 @@ from persistmem import errors
 from persistmem.agent.records import ArenaRecord
 from persistmem.agent.saved import Saved, SavedArenas
 from persistmem.sizes import GIB, KIB, MIB
+from tests.descriptors import open_descriptors
 
 ID = UUID("12345678-1234-5678-1234-567812345678")
 OTHER = UUID("87654321-4321-8765-4321-876543218765")
@@ -394,10 +395,10 @@ class TestStopped:
 
     def test_no_descriptors_are_left_open(self, store: SavedArenas) -> None:
         save(store, OLD)
-        open_before = len(list(Path("/proc/self/fd").iterdir()))
+        open_before = open_descriptors()
         for stopped in every_stop(store.directory, lambda store: save(store, NEW), refused):
             taken_in(stopped, only(stopped))
-        assert len(list(Path("/proc/self/fd").iterdir())) == open_before
+        assert open_descriptors() == open_before
 
 
 class TestDurable:

@@ -4,7 +4,6 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import pytest
@@ -13,6 +12,7 @@ from persistmem.arena import Arena
 from persistmem.arena.memfd import create_memfd
 from persistmem.errors import CorruptError
 from persistmem.sizes import KIB
+from tests.descriptors import open_descriptors
 
 from .recording import RecordingMemory, Store, replay, torn
 from .support import KERNEL, START_NS, UUID_FIXED, Contents, arena_of, bytes_of, contents, new_memfd, open_arena
@@ -234,9 +234,6 @@ def test_crash_while_an_arena_is_made_leaves_no_arena_or_an_empty_one(scratch: i
 
 
 def test_leak_of_descriptors_after_crashes_is_none() -> None:
-    def open_descriptors() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
     before = open_descriptors()
     for _ in range(3):
         record(two_snapshots, lambda arena: arena.snapshot("carts", noise(9, 9000)))

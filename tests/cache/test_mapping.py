@@ -24,6 +24,7 @@ from persistmem.errors import (
 from persistmem.sizes import KIB, MIB
 from persistmem.testing import new_arena
 from tests.arena.support import child, pipe
+from tests.descriptors import open_descriptors
 
 from .support import MISSING, PATIENCE, cache_of, open_cache
 
@@ -383,11 +384,7 @@ def test_cache_in_a_closed_arena_says_so() -> None:
 
 
 def test_forgotten_cache_gives_back_its_descriptors_and_its_counters() -> None:
-    def open_descriptors() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
     with cache_of() as cache:
-        gc.collect()
         before = open_descriptors()
         forgotten = open_cache(cache.arena)
         forgotten["a"] = 1
@@ -400,6 +397,19 @@ def test_forgotten_cache_gives_back_its_descriptors_and_its_counters() -> None:
         assert cache.stats().processes == 1
         assert open_descriptors() == before
         assert cache.stats().sets == 2
+
+
+def test_closed_cache_lets_go_of_its_memory_at_once() -> None:
+    with new_arena() as arena:
+        gc.disable()
+        try:
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            with open_cache(arena, 64 * KIB) as cache:
+                cache["a"] = 1
+            del cache
+            assert len(list(Path("/proc/self/fd").iterdir())) == before
+        finally:
+            gc.enable()
 
 
 def resident(mapped: str) -> int:

@@ -10,6 +10,7 @@ import pytest
 
 from persistmem.errors import KexecError
 from persistmem.liveupdate import kexec
+from tests.descriptors import open_descriptors
 
 NOBODY = 65534
 
@@ -22,10 +23,6 @@ def kernel(tmp_path: Path) -> Path:
     return path
 
 
-def open_files() -> list[str]:
-    return sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are enough
-
-
 def test_a_kernel_that_is_not_there_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "none"
     with pytest.raises(KexecError, match=re.escape(f"load kernel {missing}: {missing}: No such file")) as refusal:
@@ -34,21 +31,21 @@ def test_a_kernel_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_an_initrd_that_is_not_there_is_named_and_leaves_nothing_open(kernel: Path, tmp_path: Path) -> None:
-    missing, before = tmp_path / "none", open_files()
+    missing, before = tmp_path / "none", open_descriptors()
     for _ in range(3):
         with pytest.raises(KexecError, match=re.escape(f"load kernel {kernel}: {missing}: No such file")) as refusal:
             kexec.load(kernel, missing, "")
         assert refusal.value.errno == errno.ENOENT
-    assert open_files() == before
+    assert open_descriptors() == before
 
 
 def test_a_machine_of_another_kind_is_told_which_are_supported(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    before = open_files()
+    before = open_descriptors()
     with pytest.raises(KexecError, match="expected x86-64 or arm64, found riscv64") as refusal:
         kexec.load(kernel, kernel, "quiet")
     assert refusal.value.errno == errno.ENOSYS
-    assert open_files() == before
+    assert open_descriptors() == before
 
 
 def test_who_is_not_root_is_told_what_it_takes(kernel: Path) -> None:

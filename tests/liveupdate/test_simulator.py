@@ -15,6 +15,7 @@ from persistmem.errors import CorruptError, IncompatibleKernelError, LiveUpdateE
 from persistmem.liveupdate.abi import AbiVersions, MemfdAbi
 from persistmem.liveupdate.interface import Token
 from persistmem.liveupdate.simulator import SimulatedDevice, SimulatedKernel
+from tests.descriptors import open_descriptors
 
 from .kexec import image_of
 
@@ -35,12 +36,6 @@ def memfd(content: bytes, seals: int = 0) -> int:
     os.pwrite(fd, content, 0)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
-
-
-def open_descriptors() -> set[tuple[str, str]]:
-    """Number and link of each, but for the one that lists them."""
-    entries = [entry for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
-    return {(entry.name, str(entry.readlink())) for entry in entries if entry.is_symlink()}
 
 
 def test_the_freeze_refuses_a_memfd_whose_size_changed_and_everything_goes_on(device: SimulatedDevice) -> None:
