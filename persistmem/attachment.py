@@ -3,12 +3,10 @@
 Brings carriers and arenas together; must not know messages' bytes, nor what is in a memfd.
 """
 
-import os
-import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from persistmem.agent.client import PATIENCE
 from persistmem.agent.holder import Holder, holder_of
@@ -28,14 +26,15 @@ from persistmem.agent.protocol import (
 )
 from persistmem.agent.records import ArenaRecord, Handover
 from persistmem.arena import Arena
-from persistmem.carriers.systemd import SystemdCarrier
 from persistmem.choice import CarrierName, choose
 from persistmem.errors import AgentError, NotFoundError
 from persistmem.names import check_name
 from persistmem.origin import Origin
 from persistmem.sizes import parse_size
-from persistmem.store import ServiceStore
 from persistmem.termination import LastCall
+
+if TYPE_CHECKING:
+    from persistmem.store import ServiceStore
 
 DEADLINE: Final = 10.0
 """Seconds in which applications take their last snapshots before a kexec."""
@@ -154,16 +153,10 @@ def _attach_held(holder: Holder, name: str, size: int | None) -> _AttachedArena:
         raise
 
 
-def _store() -> ServiceStore:
-    global _service_store  # noqa: PLW0603 - a process is given its descriptors once
-    with _store_lock:
-        if _service_store is None:
-            _service_store = ServiceStore(SystemdCarrier.of_process(os.environ), os.uname().release)
-        return _service_store
+def _store() -> "ServiceStore":
+    from persistmem.store import store_of_process  # noqa: PLC0415 - most processes are no service's
 
-
-_service_store: ServiceStore | None = None
-_store_lock: Final = threading.Lock()
+    return store_of_process()
 
 
 def _agent() -> Holder:

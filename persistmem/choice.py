@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal, cast, get_args
+from typing import Final, Literal, NamedTuple, cast, get_args
 
 from persistmem.agent.paths import SYSTEM, RuntimeDirectory
-from persistmem.carriers.systemd import has_store, store_max
+from persistmem.carriers.environment import has_store, store_max
 from persistmem.errors import ArgumentError
 
 CarrierName = Literal["systemd", "system", "user"]
@@ -15,8 +14,7 @@ CarrierName = Literal["systemd", "system", "user"]
 VARIABLE: Final = "PERSISTMEM_CARRIER"
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """A carrier, and what spoke for it."""
 
     carrier: CarrierName

@@ -4,7 +4,6 @@ A kexec walks over an arena folio by folio, so 2 MiB instead of 4 KiB makes pres
 cheaper. Knows memfds and mappings, and ``/sys/kernel/mm/transparent_hugepage``; must not know what is in them.
 """
 
-import ctypes
 import errno
 import mmap
 import os
@@ -80,6 +79,8 @@ def huge_bytes(fd: int) -> int | None:
 
     Cost: maps it, and a page table entry for each folio.
     """
+    import ctypes  # noqa: PLC0415 - slow to import, and only who looks at an arena asks this
+
     size = os.fstat(fd).st_size
     with mmap.mmap(fd, size) as mapping:
         for start, end in _spans(fd, size, os.SEEK_DATA, os.SEEK_HOLE):

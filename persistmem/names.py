@@ -1,7 +1,5 @@
 """What arenas, snapshots and regions may be called; knows nothing of what they are."""
 
-import unicodedata
-
 from persistmem.errors import InvalidNameError
 
 NAME_BYTES_MAX = 200
@@ -44,7 +42,7 @@ def split_name(name: str) -> tuple[str, str | None]:
 def _objection(name: str, *, slash_allowed: bool) -> str | None:
     if not name:
         return "it is empty; give at least one character"
-    if any(unicodedata.category(character) in _REFUSED and character != " " for character in name):
+    if not name.isprintable() and _has_refused(name):
         return "it has a control, format or separator character; use letters, digits and punctuation"
     if (length := len(name.encode())) > NAME_BYTES_MAX:
         return f"it is {length} bytes long; at most {NAME_BYTES_MAX} are allowed"
@@ -55,6 +53,13 @@ def _objection(name: str, *, slash_allowed: bool) -> str | None:
     if not slash_allowed and "/" in name:
         return "it has a slash, which separates arena and snapshot"
     return None
+
+
+def _has_refused(name: str) -> bool:
+    # Of what str.isprintable() says no to, private and unassigned characters may be in a name: fonts have them.
+    import unicodedata  # noqa: PLC0415 - a megabyte of tables, for names that are hardly ever seen
+
+    return any(unicodedata.category(character) in _REFUSED and character != " " for character in name)
 
 
 _REFUSED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})

@@ -152,6 +152,22 @@ class ServiceStore:
         return Stored(name, fd, Origin.created(self.kernel))
 
 
+def store_of_process() -> ServiceStore:
+    """Return the store of the service that this process is the main one of.
+
+    Raises:
+        CarrierError: it is none's, or not the main one.
+    """
+    global _store  # noqa: PLW0603 - a process is given its descriptors once
+    with _store_lock:
+        if _store is None:
+            _store = ServiceStore(SystemdCarrier.of_process(os.environ), os.uname().release)
+        return _store
+
+
+_store: ServiceStore | None = None
+_store_lock: Final = threading.Lock()
+
 _TO_THE_USER: Final = 4
 """Frames from the one that makes an arena to the one that called :func:`persistmem.attach`."""
 

@@ -1,9 +1,8 @@
 """The one table of commands: a line's words in, a command out. Knows how each is said, and not how it is done."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from apps.memcached import meta_grammar
 from apps.memcached.commands import Command, Count, Delete, FlushAll, Get, Mode, Say, Stats, Store, Touch
@@ -77,8 +76,7 @@ def _nothing(_: list[bytes]) -> Say:
     return Say(b"MN\r\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(NamedTuple):
     """How a command is said."""
 
     parse: Callable[[list[bytes]], Command]

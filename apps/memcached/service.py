@@ -8,9 +8,8 @@ import resource
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import persistmem
 from apps.memcached.actions import Actions
@@ -31,8 +30,7 @@ _LOOK: Final = 0.1
 """Seconds between looks whether the kernel is still the same."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What a server is told when it starts."""
 
     name: str

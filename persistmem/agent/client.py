@@ -1,4 +1,4 @@
-"""A client's connection to the agent: finds one or starts one, asks, and hears what nobody asked for.
+"""A client's connection to the agent: finds one or has one started, asks, and hears what nobody asked for.
 
 Knows sockets, processes and messages; what this process holds through the agent is the holder's.
 """
@@ -16,11 +16,8 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from persistmem.agent import datagrams
-from persistmem.agent.command import InBackground, Settings, environment, start_command
-from persistmem.agent.paths import RuntimeDirectory, state_directory
+from persistmem.agent.paths import RuntimeDirectory
 from persistmem.agent.protocol import (
-    OTHER_AGENT,
-    READY,
     Conversation,
     Gone,
     Hello,
@@ -39,9 +36,6 @@ from persistmem.threads import start_deaf
 
 PATIENCE: Final = 15.0
 """Seconds to wait for an agent to start, or to answer."""
-
-IDLE: Final = 600.0
-"""Seconds with nothing kept, until an agent that was started on demand ends."""
 
 _PAUSE: Final = 0.01
 _TIMEVAL: Final = struct.Struct("@ll")
@@ -214,7 +208,9 @@ def connect(
             if not _is_locked(runtime):
                 if not start and not runtime.socket.exists():
                     return None
-                _start(runtime, deadline)
+                from persistmem.agent.starting import start_agent  # noqa: PLC0415 - most clients find an agent
+
+                start_agent(runtime, deadline)
             sleep(_PAUSE)
     except Error:
         raise
@@ -270,39 +266,3 @@ def _is_locked(runtime: RuntimeDirectory) -> bool:
         return conflict(lock, 0, 1) is not None
     finally:
         os.close(lock)
-
-
-def _start(runtime: RuntimeDirectory, deadline: float) -> None:
-    """Start an agent in the background, and wait until it listens, or another one turns out to be there."""
-    import subprocess  # noqa: PLC0415 - slow to import, and most clients find an agent
-
-    if runtime.shared:
-        raise AgentError(
-            f"no agent of the system's runs in {runtime.path}: as root, 'persistmem agent install' has systemd run it,"
-            " 'systemctl start persistmem.socket' starts it; or set PERSISTMEM_CARRIER=user, for an agent of your own"
-        )
-    if runtime.path.stat().st_uid != os.geteuid():
-        raise AgentError(f"no agent runs in {runtime.path}, which is another user's: they have to start theirs")
-    readable, writable = os.pipe2(os.O_CLOEXEC)
-    log = os.open(runtime.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(readable, "rb", buffering=0) as said:
-        try:
-            started = subprocess.Popen(
-                start_command(Settings(runtime, IDLE, state_directory() / "saved"), InBackground(writable)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[writable],
-                env=environment(),
-            )
-        finally:
-            os.close(writable)
-            os.close(log)
-        # It forks, and this is the parent's end; the agent itself is the child.
-        started.wait()
-        poll = select.poll()
-        poll.register(said, select.POLLIN)
-        word = said.read(1000) if poll.poll(max(0.0, deadline - monotonic()) * 1000) else b"it took too long"
-    if word not in (READY, OTHER_AGENT):
-        reason = (word or b"it ended without a word").decode(errors="replace")
-        raise AgentError(f"an agent could not be started in {runtime.path}: {reason}; see {runtime.log}")

@@ -1,6 +1,6 @@
 """The agent's command line: written here by whoever starts one, and read here by the one that was started.
 
-Knows strings and environments; must stay cheap to import, because every client may need it.
+Knows strings and environments; must stay cheap to import, because whoever starts an agent waits for it.
 """
 
 import os
@@ -67,7 +67,7 @@ def successor_command(settings: Settings, order: AfterKexec) -> list[str]:
 
 def parse(arguments: Sequence[str]) -> tuple[Settings, InBackground | AfterKexec]:
     """Read what one of the functions above wrote; on anything else, end with status 2."""
-    import argparse  # noqa: PLC0415 - only agents read; every client imports this module to write
+    import argparse  # noqa: PLC0415 - only agents read; who starts one imports this module to write
 
     parser = argparse.ArgumentParser(prog="persistmem.agent", allow_abbrev=False)
     parser.add_argument("--runtime-dir", type=Path, required=True)

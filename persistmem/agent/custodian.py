@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
@@ -250,7 +250,7 @@ class Custodian:
         why = arrival.refused or ("it was not handed over" if expected.departure else _NOT_PREPARED)
         lost: dict[_Key, str] = {}
         for record in expected.arenas:
-            if problem := self._take_over(replace(record, kernel_from=expected.kernel), why):
+            if problem := self._take_over(record._replace(kernel_from=expected.kernel), why):
                 lost[_key(record)] = problem
         copies = self._find_saved()
         taken = [copy for copy in copies if self._take_in(copy, lost)]
@@ -403,7 +403,7 @@ class Custodian:
         key = _key(copy.record)
         if key in self._kept:
             return False
-        record = replace(copy.record, kernel_from=copy.kernel)
+        record = copy.record._replace(kernel_from=copy.kernel)
         try:
             if len(self._everything().keys() - {key}) >= ARENAS_MAX:
                 raise RefusedError(f"the agent keeps {ARENAS_MAX} arenas, which is its limit; drop some first")

@@ -6,9 +6,8 @@ nobody knows whom, so every type, range and length is checked. Knows nothing of 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from persistmem.errors import InvalidNameError
@@ -18,8 +17,7 @@ T = TypeVar("T")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
+class Kind(NamedTuple, Generic[T]):
     """One type of value: ``pack`` makes it plain; ``unpack`` checks (``ValueError``) and makes it again."""
 
     pack: Callable[[T], object]

@@ -13,9 +13,10 @@ from typing import Final, Literal, NoReturn, Self
 from persistmem.agent.custodian import Arrival, Custodian, Quota, utc_now
 from persistmem.agent.saved import SavedArenas
 from persistmem.agent.statefile import AgentState, Boot, machine_boot
+from persistmem.carriers.environment import store_max
 from persistmem.carriers.interface import KexecCarrier
 from persistmem.carriers.luo import LuoCarrier, Preserving
-from persistmem.carriers.systemd import SystemdCarrier, store_max
+from persistmem.carriers.systemd import SystemdCarrier
 from persistmem.carriers.unit import KEXEC_VERSION, systemd_version
 from persistmem.errors import CarrierError, LiveUpdateError, RefusedError
 from persistmem.liveupdate.device import AbsentDevice, KernelDevice

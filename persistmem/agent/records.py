@@ -1,8 +1,7 @@
 """What the agent remembers of arenas and of handovers between kernels; declared once for socket, registry and disk."""
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from persistmem.agent.fields import (
@@ -29,8 +28,7 @@ LOSSES_MAX: Final = 32
 """How many losses one handover names; it counts the rest."""
 
 
-@dataclass(frozen=True, slots=True)
-class ArenaRecord:
+class ArenaRecord(NamedTuple):
     """One arena that the agent keeps."""
 
     name: str
@@ -46,8 +44,7 @@ class ArenaRecord:
     """The kernel that handed it over to this one; None if it was made on this one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(NamedTuple):
     """An arena that did not arrive."""
 
     name: str
@@ -55,8 +52,7 @@ class Loss:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Handover:
+class Handover(NamedTuple):
     """How the arenas went from one kernel to the next."""
 
     number: int
@@ -88,8 +84,7 @@ class Handover:
     """How many did not arrive."""
 
 
-@dataclass(frozen=True, slots=True)
-class Departure:
+class Departure(NamedTuple):
     """What the old kernel's agent wrote down when it left."""
 
     left: datetime
@@ -97,8 +92,7 @@ class Departure:
     """Seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class RegistryDocument:
+class RegistryDocument(NamedTuple):
     """All that the agent remembers."""
 
     kernel: str

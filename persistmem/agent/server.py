@@ -13,7 +13,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
@@ -572,7 +572,7 @@ class Server:
                 if self._audience.administers(peer.uid):
                     return handover
                 own = tuple(loss for loss in handover.lost if loss.uid == peer.owner.uid)
-                return replace(handover, lost=own, lost_count=len(own))
+                return handover._replace(lost=own, lost_count=len(own))
         raise NotFoundError(f"there is no handover {number}, or no longer; persistmem status says which there are")
 
     def _send(self, peer: _Peer, message: Message, fds: list[int] | None = None) -> None:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from persistmem.app.declaration import Declaration
 from persistmem.app.watched import Changes
@@ -23,8 +24,7 @@ class StateDamage:
     """The generation that is given instead; None if no sound one is left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A state, and where it is from."""
 
     state: object

@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 from persistmem.app.child import Child
 from persistmem.app.declaration import Declaration
@@ -32,8 +32,7 @@ Others = Literal["refuse", "read"]
 """What a process does that finds another one saving this application's state."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What an application was told about itself."""
 
     name: str
@@ -45,8 +44,7 @@ class Settings:
     attach: Callable[[], Arena]
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """What tells a generation from one of the same number that another process saved, under another kernel.
 
     >>> from datetime import UTC

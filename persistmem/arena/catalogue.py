@@ -5,9 +5,9 @@ nobody after has to.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Self, TypeVar
+from types import MappingProxyType
+from typing import NamedTuple, Self, TypeVar
 
 import msgpack
 
@@ -27,8 +27,7 @@ CHECKSUM_SIZE = 8
 GENERATION_MAX = (1 << 63) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """Immutable bytes in the arena, with the XXH3-64 of each of their chunks of 1 MiB (the last may be shorter)."""
 
     offset: Offset
@@ -46,8 +45,7 @@ class Extent:
         return Checksum(int.from_bytes(self.checksums[at : at + CHECKSUM_SIZE], "little"))
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationRecord:
+class GenerationRecord(NamedTuple):
     """One generation of a snapshot: a document, and the buffers that stand outside it."""
 
     number: int
@@ -62,8 +60,7 @@ class GenerationRecord:
         yield from self.buffers
 
 
-@dataclass(frozen=True, slots=True)
-class RegionRecord:
+class RegionRecord(NamedTuple):
     """A named extent of raw memory that keeps its own integrity, so it has no checksum here."""
 
     offset: Offset
@@ -72,12 +69,11 @@ class RegionRecord:
     kernel: str
 
 
-@dataclass(frozen=True, slots=True)
-class Catalogue:
+class Catalogue(NamedTuple):
     """What one commit published. Generations stand newest first."""
 
-    snapshots: Mapping[str, tuple[GenerationRecord, ...]] = field(default_factory=dict)
-    regions: Mapping[str, RegionRecord] = field(default_factory=dict)
+    snapshots: Mapping[str, tuple[GenerationRecord, ...]] = MappingProxyType({})
+    regions: Mapping[str, RegionRecord] = MappingProxyType({})
 
     def next_number(self, name: str) -> int:
         """Number of the next generation of ``name``.
@@ -94,16 +90,15 @@ class Catalogue:
     def with_generation(self, name: str, record: GenerationRecord, keep: int) -> Self:
         """The same with a new generation of ``name``, and only its ``keep`` newest."""
         kept = (record, *self.snapshots.get(name, ()))[:keep]
-        return replace(self, snapshots={**self.snapshots, name: kept})
+        return self._replace(snapshots={**self.snapshots, name: kept})
 
     def with_region(self, name: str, record: RegionRecord) -> Self:
         """The same with region ``name`` put in or replaced."""
-        return replace(self, regions={**self.regions, name: record})
+        return self._replace(regions={**self.regions, name: record})
 
     def without(self, name: str) -> Self:
         """The same without the snapshot ``name`` and without the region ``name``."""
-        return replace(
-            self,
+        return self._replace(
             snapshots={n: s for n, s in self.snapshots.items() if n != name},
             regions={n: r for n, r in self.regions.items() if n != name},
         )

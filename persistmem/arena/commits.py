@@ -1,6 +1,6 @@
 """The two commit slots: reading what was published, publishing the next. Knows catalogues, not what they list."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from persistmem.arena.catalogue import Catalogue, decode_catalogue
 from persistmem.arena.layout import (
@@ -23,8 +23,7 @@ from persistmem.errors import CorruptError
 _READS_MAX = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """A slot and the catalogue it points at, both verified."""
 
     slot: Slot
@@ -36,8 +35,7 @@ class Commit:
         return self.slot.catalogue_offset, self.slot.catalogue_offset + self.slot.catalogue_length
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """What the slots say: the newest commit, the one before it, and what failed its check."""
 
     newest: Commit
@@ -93,7 +91,7 @@ class Commits:
         """
         slot = Slot(sequence, offset, packed_length, packed_checksum)
         body, word = encode_slot(slot)
-        at = SLOT_OFFSETS[slot.index]
+        at = SLOT_OFFSETS[slot.parity]
         self._memory.store(at + SLOT_CHECKSUM_AT, EMPTY_SLOT)
         self._memory.write(at, body)
         self._memory.store(at + SLOT_CHECKSUM_AT, word)

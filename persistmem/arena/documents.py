@@ -5,9 +5,8 @@ import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, cast
 
 import msgpack
 
@@ -31,19 +30,20 @@ _GLANCE, _GLANCE_INTO_EACH = 1000, 50
 _PACKER_KEPT_MAX = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A document ready to be written: views of its encoder's memory and of the caller's buffers."""
 
     packed: memoryview
     buffers: list[memoryview]
 
 
-@dataclass(frozen=True, slots=True)
 class _Large:
     """Stands in a document for a bytes-like that goes outside."""
 
-    data: bytes | bytearray | memoryview
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self.data = data
 
 
 class DocumentEncoder:

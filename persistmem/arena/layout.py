@@ -5,8 +5,7 @@ The only module that knows an offset. It turns bytes into checked values and bac
 
 import struct
 import sys
-from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 from uuid import UUID
 
 import xxhash
@@ -59,8 +58,7 @@ if sys.byteorder != "little":
     raise ImportError("persistmem: arenas are little-endian, and this machine is not (x86-64 and arm64 are supported)")
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What is written once, when the arena is made."""
 
     size: int
@@ -69,8 +67,7 @@ class Header:
     kernel: str
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """One commit: which catalogue was published, as the how-manieth."""
 
     sequence: int
@@ -79,8 +76,8 @@ class Slot:
     catalogue_checksum: Checksum
 
     @property
-    def index(self) -> int:
-        """Which of the two slots this commit lives in."""
+    def parity(self) -> int:
+        """Which of the two slots this commit lives in: 0 or 1."""
         return self.sequence & 1
 
 
@@ -188,7 +185,7 @@ def decode_slot(data: bytes, index: int, memory_size: int) -> Slot | None:
     sequence, offset, length, catalogue_checksum = _SLOT.unpack(body)
     slot = Slot(sequence, Offset(offset), length, Checksum(catalogue_checksum))
     placed = offset % EXTENT_ALIGNMENT == 0 and DATA_OFFSET <= offset <= offset + length <= memory_size
-    if not placed or slot.index != index or sequence > SEQUENCE_MAX:
+    if not placed or slot.parity != index or sequence > SEQUENCE_MAX:
         raise CorruptError(f"commit slot {index}: sequence {sequence} at {offset}, {length} bytes, is impossible")
     return slot
 

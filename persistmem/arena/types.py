@@ -7,12 +7,10 @@ runs no code but the constructors named here, and those that the user registered
 import datetime as dt
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum
-from typing import Generic, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 from uuid import UUID
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgpack
 
@@ -50,8 +48,7 @@ STANDS_FOR: dict[type, type] = {}
 """Subclasses of dict, list and set that are packed as what they derive from, and come back as that."""
 
 
-@dataclass(frozen=True, slots=True)
-class ValueType(Generic[T]):
+class ValueType(NamedTuple, Generic[T]):
     """A type whose values hold no other values: its extension number and both directions."""
 
     code: Code
@@ -74,18 +71,22 @@ _ZoneFields = None | str | list[int | str | None]
 def _zone_fields(zone: dt.tzinfo | None) -> _ZoneFields:
     if zone is None:
         return None
-    if isinstance(zone, ZoneInfo) and zone.key:
-        return zone.key
     if isinstance(zone, dt.timezone):
         offset = zone.utcoffset(None)
         name = zone.tzname(None)
         return [offset // _MICROSECOND, None if name == dt.timezone(offset).tzname(None) else name]
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - slow to import, and most times are UTC's
+
+    if isinstance(zone, ZoneInfo) and zone.key:
+        return zone.key
     kind = f"{type(zone).__module__}.{type(zone).__qualname__}"
     raise UnsupportedTypeError(f"a time zone of type {kind}; use zoneinfo.ZoneInfo or datetime.timezone")
 
 
 def _zone(fields: _ZoneFields) -> dt.tzinfo | None:
     if isinstance(fields, str):
+        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415 - as above
+
         try:
             return ZoneInfo(fields)
         except (ZoneInfoNotFoundError, OSError) as error:
@@ -151,8 +152,7 @@ READERS: dict[int, Callable[[bytes], object]] = {row.code: row.from_bytes for ro
 """The same, by extension number, for reading back."""
 
 
-@dataclass(frozen=True, slots=True)
-class UserType:
+class UserType(NamedTuple):
     """A type of the user's own: its tag in documents, and both directions."""
 
     tag: str

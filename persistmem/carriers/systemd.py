@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from time import monotonic, sleep
 from typing import Final, Self
 
+from persistmem.carriers.environment import store_max
 from persistmem.carriers.fdnames import from_fdname, to_fdname
 from persistmem.carriers.holes import check_room_for_holes
 from persistmem.carriers.notify import Manager, descriptors
@@ -21,22 +22,6 @@ STORE_SETTINGS: Final = "FileDescriptorStoreMax=16 and FileDescriptorStorePreser
 """What the ``[Service]`` section of a unit needs."""
 _CLOSING: Final = 0.1
 """Seconds in which a manager has closed what it does not keep: it leaves closing to a helper of its own."""
-
-
-def store_max(environment: Mapping[str, str]) -> int | None:
-    """Return how many descriptors this service may store, as its manager says in ``$FDSTORE`` (from systemd 254 on).
-
-    >>> store_max({"FDSTORE": "16"}), store_max({})
-    (16, None)
-    """
-    text = environment.get("FDSTORE", "")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 else None
-
-
-def has_store(environment: Mapping[str, str]) -> bool:
-    """Whether this process is a service's whose manager says that it keeps descriptors for it."""
-    stored = any(from_fdname(name) is not None for name in environment.get("LISTEN_FDNAMES", "").split(":"))
-    return bool(environment.get("NOTIFY_SOCKET")) and (bool(store_max(environment)) or stored)
 
 
 class SystemdCarrier:

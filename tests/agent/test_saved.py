@@ -12,7 +12,6 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -156,7 +155,7 @@ class TestFormat:
         assert "format: expected" in str(problem)
 
     def test_chunks_of_zeros_are_holes_on_disk(self, store: SavedArenas) -> None:
-        record = replace(RECORD, size=4 * GIB)
+        record = RECORD._replace(size=4 * GIB)
         written = save(store, {0: b"x", MIB: bytes(MIB), 3 * GIB: b"y"}, record)
         status = (store.directory / written.bytes_name).stat()
         assert written.written == 2 * MIB
@@ -184,7 +183,7 @@ class TestFormat:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
     def test_root_keeps_owner_and_mode(self, store: SavedArenas) -> None:
-        saved = save(store, NEW, replace(RECORD, uid=65534, gid=65533, mode=0o640))
+        saved = save(store, NEW, RECORD._replace(uid=65534, gid=65533, mode=0o640))
         status = (store.directory / saved.bytes_name).stat()
         assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (65534, 65533, 0o640)
         assert taken_in(store, only(store)) == NEW_BYTES
@@ -350,7 +349,7 @@ class TestStopped:
         self, store: SavedArenas, stop: Any
     ) -> None:
         store.set_aside(save(store, OLD))
-        other = save(store, NEW, replace(RECORD, name="other", uuid=OTHER))
+        other = save(store, NEW, RECORD._replace(name="other", uuid=OTHER))
         for stopped in every_stop(store.directory, lambda store: store.clear(), stop):
             assert taken_in(stopped, only(stopped)) == NEW_BYTES
             stopped.clear()
@@ -385,7 +384,7 @@ class TestStopped:
             assert files(stopped) == (clean(found[0]) if found else [])
 
     def test_a_save_that_is_under_way_is_not_cleared(self, store: SavedArenas) -> None:
-        store.set_aside(save(store, OLD, replace(RECORD, uuid=OTHER)))
+        store.set_aside(save(store, OLD, RECORD._replace(uuid=OTHER)))
         clearing = SavedArenas(store.directory)
         with memfd(NEW) as fd:
             store.save(RECORD, fd, kernel="7.3.4", boot=BOOT, when=NOON, progress=lambda _: clearing.clear())
@@ -503,14 +502,14 @@ class TestRefused:
             pytest.skip("nothing can be mounted here")
         try:
             store = SavedArenas(tmp_path / "disk")
-            save(store, OLD, replace(RECORD, size=8 * MIB))
+            save(store, OLD, RECORD._replace(size=8 * MIB))
             yield store
         finally:
             subprocess.run(["umount", tmp_path / "disk"], check=True)
 
     def test_a_disk_that_is_too_small_is_not_begun_with(self, small_disk: SavedArenas) -> None:
         with pytest.raises(errors.StorageError, match="expected room for 8 MiB, found 2 MiB; make room"):
-            save(small_disk, {0: b"x" * 8 * MIB}, replace(RECORD, size=8 * MIB))
+            save(small_disk, {0: b"x" * 8 * MIB}, RECORD._replace(size=8 * MIB))
         assert taken_in(small_disk, only(small_disk)) == flat(OLD, 8 * MIB)
         assert files(small_disk) == clean(only(small_disk))
 
@@ -519,14 +518,14 @@ class TestRefused:
         scattered = dict.fromkeys(range(0, 8 * MIB, MIB), b"x")
         for _ in range(2):
             with pytest.raises(errors.StorageError, match="No space left on device") as refusal:
-                save(small_disk, scattered, replace(RECORD, size=8 * MIB))
+                save(small_disk, scattered, RECORD._replace(size=8 * MIB))
             assert refusal.value.errno == errno.ENOSPC
             assert taken_in(small_disk, only(small_disk)) == flat(OLD, 8 * MIB)
             assert files(small_disk) == clean(only(small_disk))
 
     def test_what_a_killed_save_left_does_not_keep_the_next_from_having_room(self, small_disk: SavedArenas) -> None:
         (small_disk.directory / f"{ID}.{OTHER}.arena").write_bytes(b"x" * (2 * MIB - 64 * KIB))
-        saved = save(small_disk, NEWER, replace(RECORD, size=8 * MIB))
+        saved = save(small_disk, NEWER, RECORD._replace(size=8 * MIB))
         assert files(small_disk) == clean(saved)
 
     @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
@@ -582,12 +581,12 @@ class TestFound:
 
     def test_arenas_are_found_by_owner_and_name(self, store: SavedArenas) -> None:
         for number, (uid, name) in enumerate([(1, "b"), (0, "c"), (1, "a")]):
-            save(store, NEWER, replace(RECORD, uuid=UUID(int=number), uid=uid, name=name))
+            save(store, NEWER, RECORD._replace(uuid=UUID(int=number), uid=uid, name=name))
         assert [(each.record.uid, each.record.name) for each in store.find()[0]] == [(0, "c"), (1, "a"), (1, "b")]
 
     def test_of_two_arenas_that_had_one_name_the_newer_save_comes_first(self, store: SavedArenas) -> None:
         for number, hours in enumerate([1, 3, 2]):
-            save(store, NEWER, replace(RECORD, uuid=UUID(int=number)), NOON + timedelta(hours=hours))
+            save(store, NEWER, RECORD._replace(uuid=UUID(int=number)), NOON + timedelta(hours=hours))
         assert [each.record.uuid.int for each in store.find()[0]] == [1, 2, 0]
 
     def test_other_files_are_left_alone(self, store: SavedArenas, saved: Saved) -> None:
@@ -632,7 +631,7 @@ class TestHostile:
             store.take_in(saved)
 
     def test_bytes_of_another_save_are_not_taken_for_these(self, store: SavedArenas, saved: Saved) -> None:
-        other = save(store, OLD, replace(RECORD, uuid=OTHER))
+        other = save(store, OLD, RECORD._replace(uuid=OTHER))
         (store.directory / other.bytes_name).replace(store.directory / saved.bytes_name)
         with pytest.raises(errors.CorruptError, match="checksum"):
             store.take_in(saved)
@@ -654,7 +653,7 @@ class TestHostile:
     def test_something_else_in_place_of_the_description_is_reported(
         self, store: SavedArenas, saved: Saved, tmp_path: Path, kind: str
     ) -> None:
-        other = save(store, OLD, replace(RECORD, uuid=OTHER))
+        other = save(store, OLD, RECORD._replace(uuid=OTHER))
         description = store.directory / f"{ID}.json"
         put(description, kind, tmp_path)
         found, problems = store.find()

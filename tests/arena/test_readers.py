@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import cast
 
@@ -121,7 +120,7 @@ def publish_and_stop(arena: Arena, ready: Connection) -> None:
         document = transaction.put(memoryview(msgpack.packb("new")))
         region = RegionRecord(transaction.reserve(5000), 5000, 1, "k")
         catalogue = transaction.catalogue.with_region("ring", region)
-        transaction.commit(catalogue.with_generation("state", replace(record, number=2, document=document), 2))
+        transaction.commit(catalogue.with_generation("state", record._replace(number=2, document=document), 2))
         ready.send("published")
         ready.recv()
 

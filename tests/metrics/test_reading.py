@@ -6,7 +6,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -58,8 +57,8 @@ def test_texts_that_nobody_checked_cannot_break_out_of_their_labels() -> None:
     found = text_of(
         reading.Reading(
             STATUS._replace(kernel=HOSTILE, carrier=HOSTILE),
-            (reading.ArenaReading(replace(RECORDS[0], name=HOSTILE, kernel_from=HOSTILE), True, None),),
-            replace(HANDOVER, kernel_from=HOSTILE, kernel_to=HOSTILE),
+            (reading.ArenaReading(RECORDS[0]._replace(name=HOSTILE, kernel_from=HOSTILE), True, None),),
+            HANDOVER._replace(kernel_from=HOSTILE, kernel_to=HOSTILE),
             (),
             0.001,
         )
@@ -72,14 +71,14 @@ def test_texts_that_nobody_checked_cannot_break_out_of_their_labels() -> None:
 
 
 def test_a_handover_that_nobody_prepared_has_no_duration() -> None:
-    found = text_of(reading.Reading(STATUS, (), replace(HANDOVER, arenas=0, lost_count=2), (), 0.001))
+    found = text_of(reading.Reading(STATUS, (), HANDOVER._replace(arenas=0, lost_count=2), (), 0.001))
     assert found.value("persistmem_last_handover_arenas", outcome="lost") == 2
     assert "persistmem_last_handover_duration_seconds" not in found
     assert "persistmem_last_handover_timestamp_seconds" not in found
 
 
 def test_the_parts_of_a_handover_add_up() -> None:
-    handover = replace(HANDOVER, left=NOW, arenas=5, saved=2, preserve=0.5, dark=10.0, boot=6.0, retrieve=1.0)
+    handover = HANDOVER._replace(left=NOW, arenas=5, saved=2, preserve=0.5, dark=10.0, boot=6.0, retrieve=1.0)
     found = text_of(reading.Reading(STATUS, (), handover, (), 0.001))
     parts = {"preserve": 0.5, "kexec": 3.0, "boot": 6.0, "retrieve": 1.0}
     for part, expected in parts.items():

@@ -20,13 +20,14 @@ def test_help_says_what_it_takes(house: House) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], "Missing option '--name'"),
+        ([], "required: --name"),
         (["--name", "shop", "--listen", "11211"], "expected HOST:PORT, as in 127.0.0.1:11211"),
         (["--name", "shop", "--listen", "localhost:65536"], "expected HOST:PORT"),
         (["--name", "shop", "--listen", "::1:11211"], "[::1]:11211"),
         (["--name", "shop", "--size", "much"], "much"),
         (["--name", "shop", "--item-size-max", "2GiB"], "up to 1GiB"),
         (["--name", "shop", "--connections", "0"], "--connections"),
+        (["--name", "shop", "--connections", "many"], "from 1 to 1048576"),
         (["--name", "shop", "surplus"], "surplus"),
     ],
 )
