@@ -38,6 +38,9 @@ enum { ITEMS = 514, FULL, SMALL_HEAD = 520, MAIN_HEAD = 524, EVICTED = 530, EXPI
 enum { ROOM_MIN = 4, REWRITES_MAX = 512, DEAD_SHARE = 8, UNCHECKED_MAX = 4096 };
 #define HEAD_MAX (UINT64_C(1) << 62)
 
+/* From so many bytes on a call of the xxhash module pays: it uses the processor's widest registers. */
+enum { MODULE_DIGEST_MIN = 2048 };
+
 enum { BODY_MAX = 255 };
 /* What stands before a value: a byte that says how to read it, the key, and maybe a time. Longer keys are unusual. */
 typedef struct {
@@ -60,7 +63,7 @@ typedef struct {
     uint64_t *entries;
     Log small, main;
     unsigned long long row;
-    PyObject *clock, *encode_key, *unpack;
+    PyObject *clock, *encode_key, *unpack, *digest;
 } Records;
 
 typedef enum { OK, ODD, FAILED } Status; /* FAILED: a Python exception is set */
@@ -88,6 +91,24 @@ now(Records *self, double *time)
     *time = PyFloat_AsDouble(found);
     Py_DECREF(found);
     return *time == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* The checksum of a value, given what stands before it. */
+static int
+checksum(Records *self, const Head *head, size_t head_size, PyObject *value, uint64_t *found)
+{
+    uint64_t seed = XXH3_64bits(head->bytes, head_size);
+    size_t size = (size_t)PyBytes_Size(value);
+    if (size < MODULE_DIGEST_MIN) {
+        *found = XXH3_64bits_withSeed(PyBytes_AsString(value), size, seed);
+        return 0;
+    }
+    PyObject *digest = PyObject_CallFunction(self->digest, "OK", value, (unsigned long long)seed);
+    if (digest == NULL)
+        return -1;
+    *found = PyLong_AsUnsignedLongLong(digest);
+    Py_DECREF(digest);
+    return PyErr_Occurred() ? -1 : 0;
 }
 
 static void
@@ -175,6 +196,7 @@ look(Records *self, uint64_t slot, Head *head, bool (*wanted)(uint8_t kind, uint
     if (memcmp(self->region + body + 1, head->bytes + 1, head->key_size) != 0)
         return load(&self->entries[slot]) == entry ? MISSING : UNSURE;
     head->bytes[0] = self->region[body];
+    found->time = 0;
     found->has_time = head->bytes[0] & EXPIRES;
     found->kind = head->bytes[0] & ~EXPIRES;
     size_t head_size = 1 + head->key_size;
@@ -195,10 +217,11 @@ look(Records *self, uint64_t slot, Head *head, bool (*wanted)(uint8_t kind, uint
     found->value = PyBytes_FromStringAndSize((const char *)self->region + value_at, (Py_ssize_t)size);
     if (found->value == NULL)
         return BROKEN;
-    uint64_t seed = XXH3_64bits(head->bytes, head_size);
-    if (XXH3_64bits_withSeed(PyBytes_AsString(found->value), size, seed) != load(&self->words[place + 1])) {
+    uint64_t digest = 0;
+    int status = checksum(self, head, head_size, found->value, &digest);
+    if (status < 0 || digest != load(&self->words[place + 1])) {
         Py_DECREF(found->value);
-        return UNSURE;
+        return status < 0 ? BROKEN : UNSURE;
     }
     found->slot = slot;
     found->entry = entry;
@@ -632,8 +655,11 @@ free_slot(Records *self, const uint64_t buckets[2])
 }
 
 static Status
-put(Records *self, Head *head, size_t head_size, const char *value, uint64_t value_size)
+put(Records *self, Head *head, size_t head_size, PyObject *value)
 {
+    uint64_t value_size = (uint64_t)PyBytes_Size(value), digest;
+    if (checksum(self, head, head_size, value, &digest) < 0)
+        return FAILED;
     uint64_t length = head_size + value_size, size = record_size(length);
     if (size > self->item_max || !is_sane(&self->small) || !is_sane(&self->main))
         return ODD;
@@ -660,9 +686,9 @@ put(Records *self, Head *head, size_t head_size, const char *value, uint64_t val
     }
     uint8_t *body = self->region + (room.place << 3) + RECORD_HEADER;
     store(&self->words[room.place], slot << SLOT_BITS | length);
-    store(&self->words[room.place + 1], XXH3_64bits_withSeed(value, value_size, XXH3_64bits(head->bytes, head_size)));
+    store(&self->words[room.place + 1], digest);
     memcpy(body, head->bytes, head_size);
-    memcpy(body + head_size, value, value_size);
+    memcpy(body + head_size, PyBytes_AsString(value), value_size);
     store(log->head, room.head + size);
     uint64_t entry = tag << PLACE_BITS | room.place, old = load(&self->entries[slot]);
     if (old) {
@@ -682,15 +708,11 @@ put(Records *self, Head *head, size_t head_size, const char *value, uint64_t val
 static Status
 put_arguments(Records *self, Head *head, PyObject *const *arguments)
 {
-    char *value;
-    Py_ssize_t value_size;
     long kind = PyLong_AsLong(arguments[2]);
     if (kind == -1 && PyErr_Occurred())
         return FAILED;
     if (!PyBytes_Check(arguments[1]))
         return ODD;
-    if (PyBytes_AsStringAndSize(arguments[1], &value, &value_size) < 0)
-        return FAILED;
     size_t head_size = 1 + head->key_size;
     head->bytes[0] = (uint8_t)kind;
     if (arguments[3] != Py_None) {
@@ -701,7 +723,7 @@ put_arguments(Records *self, Head *head, PyObject *const *arguments)
         memcpy(head->bytes + head_size, &time, TIME_SIZE);
         head_size += TIME_SIZE;
     }
-    return put(self, head, head_size, value, (uint64_t)value_size);
+    return put(self, head, head_size, arguments[1]);
 }
 
 static bool
@@ -752,13 +774,13 @@ Records_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
     static char *names[] = {"mapping", "base",       "size",        "buckets",     "seed",        "tags_at",
                             "frequencies_at", "ghosts_at", "entries_at", "item_max", "small", "main",
-                            "clock",   "encode_key", "unpack",      NULL};
-    PyObject *mapping, *clock, *encode_key, *unpack;
+                            "clock",   "encode_key", "unpack", "digest", NULL};
+    PyObject *mapping, *clock, *encode_key, *unpack, *digest;
     unsigned long long base, size, buckets, seed, tags, frequencies, ghosts, entries, item_max, small[3], main[3];
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OKKKKKKKKK(KKK)(KKK)OOO:Records", names, &mapping, &base,
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OKKKKKKKKK(KKK)(KKK)OOOO:Records", names, &mapping, &base,
                                      &size, &buckets, &seed, &tags, &frequencies, &ghosts, &entries, &item_max,
                                      &small[0], &small[1], &small[2], &main[0], &main[1], &main[2], &clock,
-                                     &encode_key, &unpack))
+                                     &encode_key, &unpack, &digest))
         return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Records *self = (Records *)allocate(type, 0);
@@ -785,6 +807,7 @@ Records_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
     self->clock = Py_NewRef(clock);
     self->encode_key = Py_NewRef(encode_key);
     self->unpack = Py_NewRef(unpack);
+    self->digest = Py_NewRef(digest);
     uint64_t there = (uint64_t)self->mapping.len;
     bool fits = base <= there && size <= there - base && size >= 4096 + 34 * 8 && !(((uintptr_t)self->region | entries) & 7) &&
                 buckets && buckets < UINT64_C(1) << 28 && tags <= size && self->slots <= size - tags &&
@@ -807,6 +830,7 @@ Records_traverse(Records *self, visitproc visit, void *arg)
     Py_VISIT(self->clock);
     Py_VISIT(self->encode_key);
     Py_VISIT(self->unpack);
+    Py_VISIT(self->digest);
     return 0;
 }
 
@@ -816,6 +840,7 @@ Records_clear(Records *self)
     Py_CLEAR(self->clock);
     Py_CLEAR(self->encode_key);
     Py_CLEAR(self->unpack);
+    Py_CLEAR(self->digest);
     return 0;
 }
 

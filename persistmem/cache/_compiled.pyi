@@ -25,6 +25,7 @@ class Records:
         clock: Callable[[], float],
         encode_key: Callable[[Hashable], bytes],
         unpack: Callable[[bytes], object],
+        digest: Callable[[bytes, int], int],
     ) -> Records: ...
     def find(self, key: bytes, /) -> Found | NotImplementedType | None: ...
     def get(self, key: Hashable, /) -> Any: ...  # noqa: ANN401 - what the caller stored, or NotImplemented

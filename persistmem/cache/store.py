@@ -151,6 +151,7 @@ class Store:
             clock=self._clock,
             encode_key=encode_key,
             unpack=unpack,
+            digest=_digest,
         )
 
     def find(self, key: bytes) -> Found | None:

@@ -195,6 +195,7 @@ def test_what_is_said_of_the_memory_is_checked() -> None:
         "clock": Clock(),
         "encode_key": encode_key,
         "unpack": bytes,
+        "digest": hash,
     }
     assert COMPILED is not None
     COMPILED(**sound)
