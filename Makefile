@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-fleet test test-vm bench bench-servers bench-vm lint types check clean
+.PHONY: demo demo-fleet test test-pure test-vm bench bench-servers bench-vm lint types check clean
 
 demo: $(READY)
 	$(BIN)/python -m apps.cities.demo
@@ -14,6 +14,10 @@ demo-fleet: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not vm"
+
+# The cache again, with nothing of it compiled.
+test-pure: $(READY)
+	PERSISTMEM_COMPILED=0 $(BIN)/python -m pytest -n 2 tests/cache tests/adapters
 
 # Boots real kernels under emulation; two machines at a time, however many workers.
 test-vm: $(READY)
@@ -40,9 +44,9 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-check: lint types test test-vm
+check: lint types test-pure test-vm test
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml persistmem/cache/_compiled.c
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@

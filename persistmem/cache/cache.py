@@ -109,6 +109,7 @@ class Cache(MutableMapping[Key, Any]):
         opened = OpenCache(arena, namespace or NAMESPACE_DEFAULT, room, items=items, timeout=timeout, clock=clock)
         self._opened, self._row = opened, opened.row
         self._store, self._mapping, self._words, self._lock = opened.store, opened.mapping, opened.words, opened.lock
+        self._compiled = opened.store.compiled
         self._frequencies_at = opened.store.frequencies_at
         self._finalize = weakref.finalize(self, opened.close)
 
@@ -121,27 +122,40 @@ class Cache(MutableMapping[Key, Any]):
             UnsupportedTypeError: no key is of this type; or the value holds a type that is not registered.
             StaleArenaError: the kernel was replaced under this process; open the cache again.
         """
+        if self._compiled is not None:
+            value = self._compiled.get(key)
+            if value is not NotImplemented:
+                return value
+        value = self._get_by_shortcut(key)
+        return self._get_anywhere(key, default) if value is _MISSING else value
+
+    def _get_by_shortcut(self, key: Hashable) -> object:
+        """The value where this process found it before; or _MISSING."""
         try:
             shortcut = self._shortcuts.get(key)
         except TypeError:
-            shortcut = None  # it has no hash, and no bytes either
-        if shortcut is not None:
-            word, entry, span, checksum, expires, decode = shortcut
-            value, words = self._mapping[span], self._words
-            if words[word] == entry and _digest(value) == checksum:
-                if expires is None or expires > self._clock():
-                    try:
-                        words[self._row.at] += 1
-                    except ValueError:  # somebody has scribbled in it
-                        words[self._row.at] = 0
-                    if decode is None:
-                        return value
-                    try:
-                        return decode(value)
-                    except ValueError:  # maps with keys that are no text
-                        return self._values.decode(value, PLAIN)
-            else:
-                self._shortcuts.pop(key, None)  # another thread may have done so
+            return _MISSING  # it has no hash, and no bytes either
+        if shortcut is None:
+            return _MISSING
+        word, entry, span, checksum, expires, decode = shortcut
+        value, words = self._mapping[span], self._words
+        if words[word] != entry or _digest(value) != checksum:
+            self._shortcuts.pop(key, None)  # another thread may have done so
+            return _MISSING
+        if expires is not None and expires <= self._clock():
+            return _MISSING
+        try:
+            words[self._row.at] += 1
+        except ValueError:  # somebody has scribbled in it
+            words[self._row.at] = 0
+        if decode is None:
+            return value
+        try:
+            return decode(value)
+        except ValueError:  # maps with keys that are no text
+            return self._values.decode(value, PLAIN)
+
+    def _get_anywhere(self, key: Hashable, default: object) -> object:
         found = self._store.find(encode_key(key))
         if found is None:
             return self._miss(default)
@@ -228,10 +242,11 @@ class Cache(MutableMapping[Key, Any]):
             BusyError: another process was writing all the time.
         """
         packed, kind = self._values.encode(value)
-        name, expires = encode_key(key), None if ttl is None else self._expiry(ttl)
+        expires = None if ttl is None else self._expiry(ttl)
         with self._lock:
-            self._store.put(name, packed, kind, expires)
-            self._count(Counter.SETS)
+            if self._compiled is None or not self._compiled.set(key, packed, kind, expires):
+                self._store.put(encode_key(key), packed, kind, expires)
+                self._count(Counter.SETS)
 
     def __setitem__(self, key: Key, value: object) -> None:
         """Store a value that does not expire."""
@@ -433,6 +448,7 @@ class Cache(MutableMapping[Key, Any]):
         self._finalize()
         self._shortcuts.clear()
         self._store = cast("Store", _ClosedStore())
+        self._compiled = None
 
     def __enter__(self) -> Self:
         return self

@@ -57,6 +57,7 @@ class OpenCache:
         try:
             self._store = self.store = Store(self._geometry(items), self.mapping, record.offset, self.words, clock)
             self.row = CounterRow.shared(arena.descriptor(), self.store.geometry)
+            self._count_in_row()
             with self.lock:
                 pass  # which claims a row
         except BaseException:
@@ -97,6 +98,7 @@ class OpenCache:
         try:
             self.lock.forget_parent(self.arena.descriptor())
             self.row.forget_parent(self.arena.descriptor(), self.store.geometry)
+            self._count_in_row()
         except Error:
             self.lock.abandon()
             self.is_closed = True  # the arena was closed, or its kernel is gone: nothing of it may be used here
@@ -126,6 +128,11 @@ class OpenCache:
             self._store.recover()
         if self.row.is_shared:
             self.row.claim(self._lock_at + ROWS_AFTER_LOCK, self.words, self._store.geometry)
+            self._count_in_row()
+
+    def _count_in_row(self) -> None:
+        if self.store.compiled is not None:
+            self.store.compiled.row = self.row.at
 
 
 _open_caches: "weakref.WeakSet[OpenCache]" = weakref.WeakSet()

@@ -15,11 +15,13 @@ import mmap
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from types import NotImplementedType
+from typing import TYPE_CHECKING, Final
 
 import xxhash
 
-from persistmem.cache.keys import KEY_BYTES_MIN, key_end
+from persistmem.cache.compiled import COMPILED
+from persistmem.cache.keys import KEY_BYTES_MIN, encode_key, key_end
 from persistmem.cache.layout import (
     FILLER,
     GHOSTS,
@@ -33,10 +35,13 @@ from persistmem.cache.layout import (
     Word,
     record_size,
 )
-from persistmem.cache.values import EXPIRES
+from persistmem.cache.values import EXPIRES, unpack
 from persistmem.cache.words import Words, count_up
 from persistmem.errors import SizeError
 from persistmem.sizes import format_size
+
+if TYPE_CHECKING:
+    from persistmem.cache._compiled import Records
 
 TIME: Final = struct.Struct("<d")
 """A record's time, if it has one, between key and value: seconds since 1970."""
@@ -88,7 +93,14 @@ class Store:
     """The records of one cache. Finding takes no lock; everything that writes is called by the one writer."""
 
     def __init__(
-        self, geometry: Geometry, mapping: mmap.mmap, base: int, words: Words, clock: Callable[[], float]
+        self,
+        geometry: Geometry,
+        mapping: mmap.mmap,
+        base: int,
+        words: Words,
+        clock: Callable[[], float],
+        *,
+        compiled: "type[Records] | None" = COMPILED,
     ) -> None:
         """Use the region that begins at byte ``base`` of ``mapping``; ``words`` are its own, ``clock`` is the time."""
         self.geometry = geometry
@@ -118,12 +130,39 @@ class Store:
             *(geometry.main_at, main, main - _reserve(main)),
             *(Word.MAIN_HEAD, Word.MAIN_TAIL, Word.MAIN_DEAD),
         )
+        self.compiled = None if compiled is None else self._usual_case(compiled)
+        """Does the usual case of what is done here, and leaves the rest to it; None if all is done here."""
+
+    def _usual_case(self, compiled: "type[Records]") -> "Records":
+        geometry, small, main = self.geometry, self._small, self._main
+        return compiled(
+            mapping=self.mapping,
+            base=self.base,
+            size=geometry.size,
+            buckets=geometry.buckets,
+            seed=geometry.seed,
+            tags_at=geometry.tags_at,
+            frequencies_at=geometry.frequencies_at,
+            ghosts_at=geometry.ghosts_at,
+            entries_at=geometry.entries_at,
+            item_max=geometry.item_max,
+            small=(small.at, small.size, small.limit),
+            main=(main.at, main.size, main.limit),
+            clock=self._clock,
+            encode_key=encode_key,
+            unpack=unpack,
+            digest=_digest,
+        )
 
     def find(self, key: bytes) -> Found | None:
         """The record of ``key``, checked, whether its time is up or not; None if there is none.
 
-        Cost: one to two microseconds, and a copy of the value.
+        Cost: one to two microseconds, compiled a quarter of one; and a copy of the value.
         """
+        if self.compiled is not None:
+            found = self.compiled.find(key)
+            if not isinstance(found, NotImplementedType):
+                return found
         hashed = _digest(key, self._seed)
         start = self.tags_at + hashed % self._buckets * WAYS
         at = self._find_byte(_TAG_BYTES[hashed >> PLACE_BITS & 0xFF], start, start + WAYS)
@@ -199,6 +238,8 @@ class Store:
         Raises:
             SizeError: it is too large for this cache.
         """
+        if self.compiled is not None and self.compiled.put(key, value, kind, expires):
+            return
         head = _KIND_BYTES[kind] + key if expires is None else _KIND_BYTES[kind | EXPIRES] + key + TIME.pack(expires)
         length = len(head) + len(value)
         size = RECORD_HEADER + (length + 7 & ~7)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from persistmem.cache.compiled import COMPILED
 from persistmem.cli.arguments import JsonOption
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def doctor(as_json: JsonOption = False) -> None:
         agent = agent_status()
     except Error:
         agent = None  # whatever ails it, a check says so
-    results = examine(Machine(Path("/"), runtime, agent))
+    results = examine(Machine(Path("/"), runtime, agent, COMPILED is not None))
     if as_json:
         say_json(
             {

@@ -54,8 +54,8 @@ class RecordingWords:
 
 
 def store_in(memory: mmap.mmap, geometry: Geometry, clock: Clock, words: Words | None = None) -> Store:
-    """The store whose region is all of ``memory``."""
-    return Store(geometry, memory, 0, words or memoryview(memory).cast("Q"), clock)
+    """The store whose region is all of ``memory``; nothing of it is compiled."""
+    return Store(geometry, memory, 0, words or memoryview(memory).cast("Q"), clock, compiled=None)
 
 
 def recording_store(geometry: Geometry, clock: Clock) -> tuple[Store, RecordingMapping]:

@@ -4,16 +4,19 @@ import mmap
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
+from persistmem.cache.compiled import COMPILED, NEEDS
 from persistmem.cache.keys import encode_key
 from persistmem.cache.layout import FREQUENCY_MAX, HEADER_SIZE, Geometry, Word, encode_header
 from persistmem.cache.store import Store
 from persistmem.errors import SizeError
 from persistmem.testing import new_arena
 
-from .recording import RecordingMapping, Write, recording_store, store_in, torn
+from .recording import Write, recording_store, store_in, torn
+from .stepping import stores_of
 from .support import Clock, no_hang, open_cache
 
 SIZE = 32 << 10
@@ -158,24 +161,27 @@ def replay(memory: bytearray, write: Write) -> None:
     memory[write.offset : write.offset + len(write.data)] = write.data
 
 
-def enumerate_crashes(seed: int, count: int) -> int:
-    """Kill the writer of ``count`` steps at every store, and within every slice; returns how often that was."""
-    clock, rng = Clock(), random.Random(seed)
-    store, memory = recording_store(geometry(), clock)
+def enumerate_crashes(
+    made: list[Step], store: Store, memory: mmap.mmap, record: Callable[[Step], list[Write]], clock: Clock
+) -> int:
+    """Kill the writer of these steps at every store, and within every slice; returns how often that was.
+
+    ``record`` takes a step in the ``store``, which is all of ``memory``, and returns what it writes.
+    """
+    rng = random.Random(len(made))
     for key in KEYS:  # so that the log is full, and what is read is moved on
         store.put(key, value_of(key, 0, 250), 1, None)
     for key in KEYS[:8]:
         read(store, key)
     crash = Crash(clock)
-    for step in steps(seed, count, clock):
+    for step in made:
         if rng.random() < 0.5:
             read(store, rng.choice(KEYS[:20]))
         base = bytearray(bytes(memory))
         before = held(store, KEYS)
-        del memory.writes[:]
-        step.run(store)
+        writes = record(step)
         after = held(store, KEYS)
-        kill_at_every_store(crash, base, memory, step, before, after, rng)
+        kill_at_every_store(crash, base, writes, step, before, after, rng)
         assert bytes(base) == bytes(memory), "the recording misses a store"
     assert store.words[Word.DAMAGED] == 0
     return crash.count
@@ -184,7 +190,7 @@ def enumerate_crashes(seed: int, count: int) -> int:
 def kill_at_every_store(
     crash: Crash,
     base: bytearray,
-    memory: RecordingMapping,
+    writes: list[Write],
     step: Step,
     before: Held,
     after: Held,
@@ -192,7 +198,7 @@ def kill_at_every_store(
 ) -> None:
     evicts = False
     index = range(geometry().entries_at, geometry().small_at)
-    for number, write in enumerate(memory.writes):
+    for number, write in enumerate(writes):
         evicts = evicts or (write.offset in index and not any(write.data))
         if not write.atomic:
             start, end = write.offset, write.offset + len(write.data)
@@ -209,14 +215,39 @@ def kill_at_every_store(
         try:
             found = check(left, step, before, after, evicts)
         except AssertionError as error:
-            raise AssertionError(f"{step.name}, killed after store {number + 1} of {len(memory.writes)}") from error
+            raise AssertionError(f"{step.name}, killed after store {number + 1} of {len(writes)}") from error
         go_on(left, found, rng)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_writer_killed_at_any_store_leaves_old_values_or_new_ones(seed: int) -> None:
+    clock = Clock()
+    store, memory = recording_store(geometry(), clock)
+
+    def record(step: Step) -> list[Write]:
+        del memory.writes[:]
+        step.run(store)
+        return list(memory.writes)
+
     with no_hang():
-        assert enumerate_crashes(seed, 60) > 3000
+        assert enumerate_crashes(steps(seed, 60, clock), store, memory, record, clock) > 3000
+
+
+@pytest.mark.skipif(COMPILED is None, reason=f"pip install persistmem where there are {NEEDS}")
+@pytest.mark.parametrize("seed", range(2))
+def test_compiled_writer_killed_at_any_instruction_leaves_old_values_or_new_ones(seed: int) -> None:
+    clock, memory = Clock(), mmap.mmap(-1, SIZE)
+    store = Store(geometry(), memory, 0, memoryview(memory).cast("Q"), clock, compiled=COMPILED)
+    # What is longer is copied byte by byte here, and each byte is a store.
+    puts = [
+        step for step in steps(seed, 60, clock) if all(value and len(value) <= 2000 for value in step.values.values())
+    ]
+
+    def record(step: Step) -> list[Write]:
+        return stores_of(memory, partial(step.run, store))
+
+    with no_hang():
+        assert enumerate_crashes(puts[:16], store, memory, record, clock) > 200
 
 
 def test_writer_killed_while_it_clears_leaves_what_was_there_or_nothing() -> None:

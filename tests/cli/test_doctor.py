@@ -41,7 +41,7 @@ def machine(tmp_path: Path) -> Machine:
     }.items():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(content)
-    return Machine(tmp_path, RuntimeDirectory(tmp_path / "run/persistmem"), AGENT)
+    return Machine(tmp_path, RuntimeDirectory(tmp_path / "run/persistmem"), AGENT, has_compiled_cache=True)
 
 
 def lacking(machine: Machine) -> list[str]:
@@ -238,6 +238,13 @@ def test_small_folios_are_slow_and_no_lack(machine: Machine) -> None:
     (machine.root / "sys/kernel/mm/transparent_hugepage/shmem_enabled").write_text("always advise [never]\n")
     assert "huge folios" in lacking(machine)
     assert survives_kexec(examine(machine))
+
+
+def test_a_cache_all_in_python_is_slow_and_no_lack(machine: Machine) -> None:
+    slow = replace(machine, has_compiled_cache=False)
+    assert lacking(slow) == ["compiled cache"]
+    assert "libxxhash-dev" in finding(slow, "compiled cache").mend
+    assert survives_kexec(examine(slow))
 
 
 def test_a_machine_without_live_update_is_told_that_the_simulator_is_used(cli: CommandLine) -> None:

@@ -21,6 +21,7 @@ CHECKS: Final = (
     Check("agent", "kexec through an agent", keepers.agent),
     Check("units", "an agent from boot on", keepers.units),
     Check("huge folios", "speed", memory.huge_folios),
+    Check("compiled cache", "speed", here.compiled_cache),
 )
 """From what everything needs to what only the last step needs."""
 

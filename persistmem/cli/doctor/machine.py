@@ -29,6 +29,8 @@ class Machine:
     runtime: RuntimeDirectory
     agent: Status | None
     """What the agent in there says of itself; None if none runs."""
+    has_compiled_cache: bool
+    """Whether this persistmem's cache is compiled where that makes it faster."""
 
     def read(self, path: str) -> str:
         """Return the text of a file; empty if it cannot be read."""
