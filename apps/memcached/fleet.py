@@ -10,8 +10,8 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 from typing import Final
 
@@ -46,12 +46,12 @@ def main() -> int:
             return _fail("matplotlib is not installed, and --plot needs it: pip install matplotlib")
         _note("matplotlib is not installed (pip install matplotlib): there will be no picture")
         plot = None
-    stop = threading.Event()
     signals: list[int] = []
+    stop: SimpleQueue[None] = SimpleQueue()  # no Event: this thread may be waiting for it, and hold its lock
 
     def on_signal(number: int, _: FrameType | None) -> None:
         signals.append(number)
-        stop.set()
+        stop.put(None)
 
     # Not an exception: what is being started or stopped gets there, and is known to whoever cleans up.
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -66,7 +66,7 @@ def main() -> int:
     return 0 if good else 1
 
 
-def _show(nodes: int, seconds: float, seed: int, plot: Path | None, stop: threading.Event) -> bool | None:
+def _show(nodes: int, seconds: float, seed: int, plot: Path | None, stop: SimpleQueue[None]) -> bool | None:
     """Whether all answers were right; None if it was stopped."""
     from apps.memcached.fleet_display import Display
     from apps.memcached.fleet_load import PAGES, RATE

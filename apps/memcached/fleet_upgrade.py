@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from apps.memcached.fleet_display import Display
@@ -38,9 +39,9 @@ class Outcome:
 
 
 class Operator:
-    """Runs fleets of ``count`` nodes, which all get a new kernel within ``seconds``."""
+    """Runs fleets of ``count`` nodes, which all get a new kernel within ``seconds``, until ``stop`` has something."""
 
-    def __init__(self, display: Display, stop: threading.Event, count: int, seconds: float, seed: int) -> None:
+    def __init__(self, display: Display, stop: SimpleQueue[None], count: int, seconds: float, seed: int) -> None:
         self._display = display
         self._stop = stop
         self._count = count
@@ -63,7 +64,7 @@ class Operator:
                 for number in range(1, self._count + 1):
                     node = _KINDS[name](f"{name} node {number}", folder / f"{name}-{number}")
                     machines.callback(node.discard)
-                    if self._stop.is_set():
+                    if not self._stop.empty():
                         return None
                     node.start()
                     nodes.append(node)
@@ -107,7 +108,11 @@ class Operator:
     def _until(self, moment: float, clock: Callable[[], float]) -> bool:
         """Wait; whether it is to be stopped."""
         self._display.doing = "visitors ask; all nodes are up"
-        return self._stop.wait(max(0.0, moment - clock()))
+        try:
+            self._stop.get(timeout=max(0.0, moment - clock()))
+        except Empty:
+            return False
+        return True
 
     def _upgrade(
         self,

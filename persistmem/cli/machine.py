@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from persistmem.cache.compiled import COMPILED
 from persistmem.cli.arguments import JsonOption
 
 if TYPE_CHECKING:
@@ -152,6 +151,7 @@ def doctor(as_json: JsonOption = False) -> None:
     """
     from persistmem.agent.paths import RuntimeDirectory
     from persistmem.attachment import agent_status
+    from persistmem.cache.compiled import COMPILED
     from persistmem.cli.doctor import examine, survives_kexec, works
     from persistmem.cli.doctor.machine import Machine
     from persistmem.cli.output import say, say_json
