@@ -12,8 +12,9 @@ demo: $(READY)
 demo-fleet: $(READY)
 	$(BIN)/python -m apps.memcached.fleet
 
+# Three at a time on two cores: many tests wait for others.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not vm"
+	$(BIN)/python -m pytest -n 3 -m "not vm"
 
 # The cache again, with nothing of it compiled.
 test-pure: $(READY)

@@ -54,8 +54,9 @@ class Cache(MutableMapping[Key, Any]):
     It is shared memory, so copies of one key in two processes are never different. Expiry goes by the wall clock
     (``clock``): if that jumps ahead, what it passed is gone; if it goes back, values live longer by as much.
 
-    Cost: reading a small value takes half a microsecond if it is read often, else two or three; writing one three to
-    six, and some more where others have to make room. Opening a cache takes the same for ten items and ten million.
+    Cost: reading a small value takes half a microsecond to one, writing one takes one or two; where nothing of
+    persistmem is compiled (``persistmem doctor`` says so), three times as long. Opening a cache takes the same for ten
+    items and for ten million.
 
     >>> import persistmem.testing
     >>> cache = Cache(persistmem.testing.new_arena("1MiB"), "512KiB")
@@ -87,8 +88,8 @@ class Cache(MutableMapping[Key, Any]):
             size: of that arena; with a namespace or an arena, of this cache in it. None if it is there already.
             namespace: what this cache is called in its arena: the name of a region.
             items: how many the index is to have room for, if it is made now; by default for items of 80 bytes and up.
-            shortcuts: of how many keys, most, this process remembers where they are once they were read three times:
-                then reading them takes half the time or less. 400 bytes each; 0 for none.
+            shortcuts: of how many keys, most, this process remembers where they are once they were read three times,
+                where that is faster: if nothing is compiled, and for large values. 400 bytes each; 0 for none.
             timeout: seconds to wait for another writer before :class:`persistmem.BusyError`.
             clock: seconds since 1970, for expiry.
             types: the user's own types.
@@ -187,8 +188,7 @@ class Cache(MutableMapping[Key, Any]):
 
     def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """Return those of ``keys`` that are there, with their values."""
-        found = ((key, self.get(key, _MISSING)) for key in keys)
-        return {key: value for key, value in found if value is not _MISSING}
+        return {key: value for key in keys if (value := self.get(key, _MISSING)) is not _MISSING}
 
     def __contains__(self, key: object) -> bool:
         """Tell whether there is a value that has not expired. Does not count as reading it."""
@@ -253,7 +253,7 @@ class Cache(MutableMapping[Key, Any]):
         self.set(key, value)
 
     def set_many(self, items: Mapping[K, object], ttl: Duration | None = None) -> None:
-        """Store several values at once, which is a sixth cheaper than one by one. Each is atomic, all together are not.
+        """Store several values at once, which is a fifth cheaper than one by one. Each is atomic, all together are not.
 
         Raises:
             as :meth:`set`; then none is stored, unless an item is too large: then those before it are.

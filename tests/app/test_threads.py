@@ -56,7 +56,7 @@ def until_saved(name: str) -> Iterator[int]:
 
 
 def watched_app(name: str, **options: Any) -> persistmem.App:
-    app = persistmem.App(name, "4MiB", **{"interval": "1ms", **options})
+    app = persistmem.App(name, "64MiB", **{"interval": "1ms", **options})
     app.state(version=1)(lambda: {"counts": {}, "log": [], "seen": set(), "pair": [0, 0]})
     return app
 
