@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -106,7 +106,8 @@ class RuntimeDirectory:
 
         """
         try:
-            self.path.mkdir(mode=0o755 if self.shared else 0o700, exist_ok=True)
+            with suppress(FileExistsError):  # what it is then is looked at below
+                self.path.mkdir(mode=0o755 if self.shared else 0o700)
             found = self.path.lstat()
         except OSError as error:
             raise AgentError(

@@ -37,6 +37,7 @@ enum { ITEMS = 514, FULL, SMALL_HEAD = 520, MAIN_HEAD = 524, EVICTED = 530, EXPI
 /* The policy: store.py has the same. */
 enum { ROOM_MIN = 4, REWRITES_MAX = 512, DEAD_SHARE = 8, UNCHECKED_MAX = 4096 };
 #define HEAD_MAX (UINT64_C(1) << 62)
+#define BUCKETS_END (UINT64_C(1) << 28)
 
 /* From so many bytes on a call of the xxhash module pays: it uses the processor's widest registers. */
 enum { MODULE_DIGEST_MIN = 2048 };
@@ -773,19 +774,28 @@ Records_set(Records *self, PyObject *const *arguments, Py_ssize_t count)
 
 /* The type */
 
-static int
-set_log(Records *self, Log *log, uint64_t at, uint64_t size, uint64_t limit, int head)
+/* Whether `count` things of `size` bytes, from `at` on, are within the region. */
+static bool
+is_within(const Records *self, uint64_t at, uint64_t count, uint64_t size)
 {
-    *log = (Log){at, size, limit, self->words + head, self->words + head + 1, self->words + head + 2};
-    return size && limit <= size && at <= self->size && size <= self->size - at && !((at | size | limit) & 7);
+    return at <= self->size && count <= (self->size - at) / size;
+}
+
+/* Have a log of its place, size and limit, if they can be that. */
+static bool
+set_log(Records *self, Log *log, const unsigned long long place[3], int head)
+{
+    *log = (Log){place[0], place[1], place[2], self->words + head, self->words + head + 1, self->words + head + 2};
+    return log->size && log->limit <= log->size && is_within(self, log->at, log->size, 1) &&
+           !((log->at | log->size | log->limit) & 7);
 }
 
 static PyObject *
 Records_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-    static char *names[] = {"mapping", "base",       "size",        "buckets",     "seed",        "tags_at",
-                            "frequencies_at", "ghosts_at", "entries_at", "item_max", "small", "main",
-                            "clock",   "encode_key", "unpack", "digest", NULL};
+    static char *names[] = {"mapping",   "base",       "size",     "buckets", "seed", "tags_at", "frequencies_at",
+                            "ghosts_at", "entries_at", "item_max", "small",   "main", "clock",   "encode_key",
+                            "unpack",    "digest",     NULL};
     PyObject *mapping, *clock, *encode_key, *unpack, *digest;
     unsigned long long base, size, buckets, seed, tags, frequencies, ghosts, entries, item_max, small[3], main[3];
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OKKKKKKKKK(KKK)(KKK)OOOO:Records", names, &mapping, &base,
@@ -820,12 +830,12 @@ Records_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
     self->unpack = Py_NewRef(unpack);
     self->digest = Py_NewRef(digest);
     uint64_t there = (uint64_t)self->mapping.len;
-    bool fits = base <= there && size <= there - base && size >= 4096 + 34 * 8 && !(((uintptr_t)self->region | entries) & 7) &&
-                buckets && buckets < UINT64_C(1) << 28 && tags <= size && self->slots <= size - tags &&
-                frequencies <= size && self->slots <= size - frequencies && ghosts <= size &&
-                2 * self->slots <= size - ghosts && entries <= size && 8 * self->slots <= size - entries;
-    fits &= set_log(self, &self->small, small[0], small[1], small[2], SMALL_HEAD);
-    fits &= set_log(self, &self->main, main[0], main[1], main[2], MAIN_HEAD);
+    bool fits = base <= there && size <= there - base && !(((uintptr_t)self->region | entries) & 7) && buckets &&
+                buckets < BUCKETS_END && is_within(self, 0, EXPIRED + 1, 8) && is_within(self, tags, self->slots, 1) &&
+                is_within(self, frequencies, self->slots, 1) && is_within(self, ghosts, self->slots, 2) &&
+                is_within(self, entries, self->slots, 8);
+    fits &= set_log(self, &self->small, small, SMALL_HEAD);
+    fits &= set_log(self, &self->main, main, MAIN_HEAD);
     if (!fits) {
         Py_DECREF(self);
         PyErr_SetString(PyExc_ValueError, "what is described is not within the memory");

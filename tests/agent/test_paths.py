@@ -36,10 +36,14 @@ def test_one_that_others_can_enter_is_refused(tmp_path: Path, mode: int) -> None
         RuntimeDirectory(path).ensure()
 
 
-def test_a_link_to_another_directory_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_is_no_directory_of_its_own_is_refused(tmp_path: Path, kind: str) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
-    (tmp_path / "runtime").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(errors.AgentError, match="expected a directory"):
+    if kind == "link":
+        (tmp_path / "runtime").symlink_to(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "runtime").touch()
+    with pytest.raises(errors.AgentError, match="expected a directory, found something else; remove it"):
         RuntimeDirectory(tmp_path / "runtime").ensure()
 
 
