@@ -14,7 +14,7 @@
 #include <structmember.h>
 
 #define XXH_INLINE_ALL
-#include <xxhash.h>
+#include "third_party/xxhash.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from persistmem.cache._compiled import Records
 
-NEEDS: Final = "a C compiler, Python's headers and xxhash.h (on Debian gcc, python3-dev and libxxhash-dev)"
+NEEDS: Final = "a C compiler and Python's headers (on Debian gcc and python3-dev)"
 """What it takes to build it when persistmem is installed from source."""
 
 VARIABLE: Final = "PERSISTMEM_COMPILED"
