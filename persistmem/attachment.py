@@ -202,15 +202,15 @@ def list_arenas() -> list[ArenaRecord]:
     """Return what is kept for this user, or this service, by name; nothing if there is no agent."""
     if choose().carrier == "systemd":
         return _store().records()
-    connection = _agent().connection(start=False)
-    if connection is None:
-        return []
+    agent = _agent()
     found: list[ArenaRecord] = []
     more = True
     while more:
-        page, _ = connection.ask(List(found[-1].name if found else None), Arenas)
-        found.extend(page.arenas)
-        more = page.more
+        answer = agent.ask_if_there(List(found[-1].name if found else None), Arenas)
+        if answer is None:
+            return []
+        found.extend(answer[0].arenas)
+        more = answer[0].more
     return found
 
 
@@ -232,18 +232,18 @@ def drop_arena(name: str) -> None:
 
 def agent_status() -> Status | None:
     """Return what the agent is and has, or None if none runs."""
-    connection = _agent().connection(start=False)
-    return connection.ask(AskStatus(), Status)[0] if connection is not None else None
+    answer = _agent().ask_if_there(AskStatus(), Status)
+    return answer[0] if answer is not None else None
 
 
 def list_handovers() -> list[Handover]:
     """Return the handovers between kernels that the agent remembers, oldest first; at most 32."""
-    connection = _agent().connection(start=False)
-    if connection is None:
+    status = agent_status()
+    if status is None or not status.handovers:
         return []
-    status, _ = connection.ask(AskStatus(), Status)
-    numbers = range(status.handovers_from, status.handovers + 1) if status.handovers else ()
-    return [connection.ask(AskHandover(number), HandoverAnswer)[0].handover for number in numbers]
+    numbers = range(status.handovers_from, status.handovers + 1)
+    answers = (_agent().ask_if_there(AskHandover(number), HandoverAnswer) for number in numbers)
+    return [answer[0].handover for answer in answers if answer is not None]
 
 
 def start_agent() -> Status:

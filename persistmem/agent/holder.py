@@ -120,9 +120,19 @@ class Holder:
 
     def ask(self, request: Request, expected: type[R], *, timeout: float = PATIENCE) -> tuple[R, list[int]]:
         """Ask the agent what can be asked twice, starting one if there is none; again if it ends meanwhile."""
+        answer = self._ask(request, expected, start=True, timeout=timeout)
+        assert answer is not None
+        return answer
+
+    def ask_if_there(self, request: Request, expected: type[R]) -> tuple[R, list[int]] | None:
+        """Ask the agent what can be asked twice, again if it ends meanwhile; None if there is none."""
+        return self._ask(request, expected, start=False, timeout=PATIENCE)
+
+    def _ask(self, request: Request, expected: type[R], *, start: bool, timeout: float) -> tuple[R, list[int]] | None:
         for left in reversed(range(_TRIES)):
-            connection = self.connection(timeout=timeout)
-            assert connection is not None
+            connection = self.connection(start=start, timeout=timeout)
+            if connection is None:
+                return None
             try:
                 return connection.ask(request, expected, timeout=timeout)
             except AgentError:

@@ -144,3 +144,18 @@ def test_the_agent_can_be_stopped_after_an_upgrade(runtime: RuntimeDirectory) ->
     simulate_reboot()
     assert stop_agent(discard=True)
     assert agent_status() is None
+
+
+def test_who_looks_while_the_kernel_is_replaced_is_answered_before_it_or_after(
+    runtime: RuntimeDirectory, program: StartProgram
+) -> None:
+    attach("carts", size="1MiB").close()
+    lookers = [program() for _ in range(2)]
+    for looker in lookers:
+        assert looker.run("len(list_arenas())") == 1
+        looker.begin("seen = set()\nwhile len(list_handovers()) < 3: seen.add(len(list_arenas())), agent_status()")
+    for _ in range(3):
+        simulate_reboot()
+    for looker in lookers:
+        assert looker.answer() is None
+        assert looker.run("seen <= {0, 1}")
