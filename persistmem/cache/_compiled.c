@@ -2,7 +2,7 @@
  *
  * store.py is the reference, and says why things are as they are; the names here are its names. Whatever is unusual
  * (damage, a log that cannot be walked, long keys, too large an item) is left to it: the call then answers
- * NotImplemented or False, and what it has done until then is what store.py would have done.
+ * NotImplemented or False, wherever it has got to, and store.py begins anew with what is there.
  *
  * Other processes write to the memory meanwhile, are killed, or are hostile: a word is read once, by one load, and no
  * offset is used that was not compared with the region's size. What is checked and given out is a copy.
@@ -20,6 +20,10 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "arenas are little-endian"
+#endif
 
 /* The format: layout.py, keys.py and values.py have the same. */
 enum { WAYS = 16, GHOSTS = 9, RECORD_HEADER = 16, KEY_HEAD = 4, TIME_SIZE = 8, FREQUENCY_MAX = 3 };
@@ -155,6 +159,8 @@ encode_key(Records *self, Head *head, PyObject *key)
     const char *body;
     Py_ssize_t size;
     if (PyUnicode_CheckExact(key)) {
+        if (PyUnicode_GetLength(key) > BODY_MAX)
+            return ODD;
         if ((body = PyUnicode_AsUTF8AndSize(key, &size)) != NULL)
             return put_key(head, TEXT, body, size) ? OK : ODD;
         PyErr_Clear();
@@ -339,8 +345,8 @@ Records_get(Records *self, PyObject *key)
     }
     count_in_row(self, HITS);
     uint8_t frequency = self->frequencies[found.slot];
-    if (frequency < FREQUENCY_MAX)
-        store_byte(&self->frequencies[found.slot], frequency + 1);
+    if (frequency != FREQUENCY_MAX)
+        store_byte(&self->frequencies[found.slot], frequency < FREQUENCY_MAX ? frequency + 1 : FREQUENCY_MAX);
     return value;
 }
 
@@ -669,12 +675,12 @@ free_slot(Records *self, const uint64_t buckets[2])
 static Status
 put(Records *self, Head *head, size_t head_size, PyObject *value)
 {
-    uint64_t value_size = (uint64_t)PyBytes_Size(value), digest;
-    if (checksum(self, head, head_size, value, &digest) < 0)
-        return FAILED;
-    uint64_t length = head_size + value_size, size = record_size(length);
+    uint64_t value_size = (uint64_t)PyBytes_Size(value), length = head_size + value_size, size = record_size(length);
+    uint64_t digest;
     if (size > self->item_max || !is_sane(&self->small) || !is_sane(&self->main))
         return ODD;
+    if (checksum(self, head, head_size, value, &digest) < 0)
+        return FAILED;
     uint64_t hashed = XXH3_64bits_withSeed(head->bytes + 1, head->key_size, self->seed), tag = hashed >> PLACE_BITS;
     uint64_t first = hashed % self->buckets, buckets[] = {first, other_bucket(self, tag, first)};
     uint64_t slot = slot_of(self, head, buckets, tag);
@@ -689,9 +695,9 @@ put(Records *self, Head *head, size_t head_size, PyObject *value)
     }
     Log *log = hot || size > self->small_item_max ? &self->main : &self->small;
     double time = Py_NAN;
-    Room room = {load(log->head), (log->at + load(log->head) % log->size) >> 3};
-    uint64_t used = room.head - load(log->tail);
-    if (room.head % log->size + size > log->size || used > log->limit || size > log->limit - used) {
+    uint64_t log_head = load(log->head), at = log_head % log->size, used = log_head - load(log->tail);
+    Room room = {log_head, (log->at + at) >> 3};
+    if (at + size > log->size || used > log->limit || size > log->limit - used) {
         Status status = make_room(self, log, size, &time, &room);
         if (status != OK)
             return status;
@@ -723,7 +729,7 @@ put_arguments(Records *self, Head *head, PyObject *const *arguments)
     long kind = PyLong_AsLong(arguments[2]);
     if (kind == -1 && PyErr_Occurred())
         return FAILED;
-    if (!PyBytes_Check(arguments[1]))
+    if (!PyBytes_Check(arguments[1]) || kind < 0 || kind >= EXPIRES)
         return ODD;
     size_t head_size = 1 + head->key_size;
     head->bytes[0] = (uint8_t)kind;
@@ -781,13 +787,17 @@ is_within(const Records *self, uint64_t at, uint64_t count, uint64_t size)
     return at <= self->size && count <= (self->size - at) / size;
 }
 
-/* Have a log of its place, size and limit, if they can be that. */
+/* Whether a log can have this place, size and limit. */
 static bool
-set_log(Records *self, Log *log, const unsigned long long place[3], int head)
+is_log(const Records *self, const unsigned long long log[3])
 {
-    *log = (Log){place[0], place[1], place[2], self->words + head, self->words + head + 1, self->words + head + 2};
-    return log->size && log->limit <= log->size && is_within(self, log->at, log->size, 1) &&
-           !((log->at | log->size | log->limit) & 7);
+    return log[1] && log[2] <= log[1] && is_within(self, log[0], log[1], 1) && !((log[0] | log[1] | log[2]) & 7);
+}
+
+static Log
+make_log(const Records *self, const unsigned long long log[3], int head)
+{
+    return (Log){log[0], log[1], log[2], self->words + head, self->words + head + 1, self->words + head + 2};
 }
 
 static PyObject *
@@ -811,36 +821,38 @@ Records_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
         Py_DECREF(self);
         return NULL;
     }
-    self->region = (uint8_t *)self->mapping.buf + base;
-    self->words = (uint64_t *)self->region;
     self->base = base;
     self->size = size;
+    self->row = UINT64_MAX;
     self->seed = seed;
     self->buckets = buckets;
     self->slots = buckets * WAYS;
     self->item_max = item_max;
-    self->small_item_max = small[2] / 2;
-    self->mix = buckets ? MIX % buckets : 0;
-    self->tags = self->region + tags;
-    self->frequencies = self->region + frequencies;
-    self->ghosts = self->region + ghosts;
-    self->entries = (uint64_t *)(self->region + entries);
     self->clock = Py_NewRef(clock);
     self->encode_key = Py_NewRef(encode_key);
     self->unpack = Py_NewRef(unpack);
     self->digest = Py_NewRef(digest);
-    uint64_t there = (uint64_t)self->mapping.len;
-    bool fits = base <= there && size <= there - base && !(((uintptr_t)self->region | entries) & 7) && buckets &&
-                buckets < BUCKETS_END && is_within(self, 0, EXPIRED + 1, 8) && is_within(self, tags, self->slots, 1) &&
-                is_within(self, frequencies, self->slots, 1) && is_within(self, ghosts, self->slots, 2) &&
-                is_within(self, entries, self->slots, 8);
-    fits &= set_log(self, &self->small, small, SMALL_HEAD);
-    fits &= set_log(self, &self->main, main, MAIN_HEAD);
+    uint64_t there = (uint64_t)self->mapping.len, address = (uint64_t)(uintptr_t)self->mapping.buf;
+    bool fits = base <= there && size <= there - base && !((address | base | entries) & 7);
+    fits &= buckets && buckets < BUCKETS_END && is_within(self, 0, EXPIRED + 1, 8);
+    fits &= is_within(self, tags, self->slots, 1) && is_within(self, frequencies, self->slots, 1);
+    fits &= is_within(self, ghosts, self->slots, 2) && is_within(self, entries, self->slots, 8);
+    fits &= is_log(self, small) && is_log(self, main);
     if (!fits) {
         Py_DECREF(self);
         PyErr_SetString(PyExc_ValueError, "what is described is not within the memory");
         return NULL;
     }
+    self->region = (uint8_t *)self->mapping.buf + base;
+    self->words = (uint64_t *)self->region;
+    self->tags = self->region + tags;
+    self->frequencies = self->region + frequencies;
+    self->ghosts = self->region + ghosts;
+    self->entries = (uint64_t *)(self->region + entries);
+    self->mix = MIX % buckets;
+    self->small = make_log(self, small, SMALL_HEAD);
+    self->main = make_log(self, main, MAIN_HEAD);
+    self->small_item_max = self->small.limit / 2;
     return (PyObject *)self;
 }
 
@@ -855,22 +867,15 @@ Records_traverse(Records *self, visitproc visit, void *arg)
     return 0;
 }
 
-static int
-Records_clear(Records *self)
-{
-    Py_CLEAR(self->clock);
-    Py_CLEAR(self->encode_key);
-    Py_CLEAR(self->unpack);
-    Py_CLEAR(self->digest);
-    return 0;
-}
-
 static void
 Records_dealloc(Records *self)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     PyObject_GC_UnTrack(self);
-    Records_clear(self);
+    Py_XDECREF(self->clock);
+    Py_XDECREF(self->encode_key);
+    Py_XDECREF(self->unpack);
+    Py_XDECREF(self->digest);
     if (self->mapping.obj != NULL)
         PyBuffer_Release(&self->mapping);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
@@ -886,15 +891,15 @@ static PyMethodDef Records_methods[] = {
 };
 
 static PyMemberDef Records_members[] = {
-    {"row", T_ULONGLONG, offsetof(Records, row), 0, "The number of the first word of the counters to count in."},
+    {"row", T_ULONGLONG, offsetof(Records, row), 0, "The number of the first word of the counters to count in; none at first."},
     {NULL, 0, 0, 0, NULL},
 };
 
 PyDoc_STRVAR(type_doc, "The records of one cache, in the memory of its region, for as long as that is mapped.");
 static PyType_Slot Records_slots[] = {
     {Py_tp_doc, (void *)type_doc},         {Py_tp_new, Records_new},     {Py_tp_dealloc, Records_dealloc},
-    {Py_tp_traverse, Records_traverse},    {Py_tp_clear, Records_clear}, {Py_tp_methods, Records_methods},
-    {Py_tp_members, Records_members},      {0, NULL},
+    {Py_tp_traverse, Records_traverse},    {Py_tp_methods, Records_methods}, {Py_tp_members, Records_members},
+    {0, NULL},
 };
 
 static PyType_Spec Records_spec = {

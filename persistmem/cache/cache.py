@@ -123,8 +123,9 @@ class Cache(MutableMapping[Key, Any]):
             UnsupportedTypeError: no key is of this type; or the value holds a type that is not registered.
             StaleArenaError: the kernel was replaced under this process; open the cache again.
         """
-        if self._compiled is not None:
-            value = self._compiled.get(key)
+        compiled = self._compiled
+        if compiled is not None:
+            value = compiled.get(key)
             if value is not NotImplemented:
                 return value
         value = self._get_by_shortcut(key)
@@ -244,7 +245,8 @@ class Cache(MutableMapping[Key, Any]):
         packed, kind = self._values.encode(value)
         expires = None if ttl is None else self._expiry(ttl)
         with self._lock:
-            if self._compiled is None or not self._compiled.set(key, packed, kind, expires):
+            compiled = self._compiled
+            if compiled is None or not compiled.set(key, packed, kind, expires):
                 self._store.put(encode_key(key), packed, kind, expires)
                 self._count(Counter.SETS)
 

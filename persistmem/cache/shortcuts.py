@@ -25,9 +25,12 @@ class Shortcuts(dict[Hashable, Shortcut]):
 
     def add(self, key: Hashable, shortcut: Shortcut) -> None:
         """Remember one, if there is room; if there was none for long, all others give way to what is read now."""
-        if len(self) < self._most or key in self:
-            self[key] = shortcut
-            return
+        try:
+            if len(self) < self._most or key in self:
+                self[key] = shortcut
+                return
+        except TypeError:
+            return  # it has no hash
         self._forgone += 1
         if self._forgone > 8 * self._most:
             self._forgone = 0

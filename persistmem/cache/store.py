@@ -516,11 +516,11 @@ class Store:
     def _is_over(self, place: int) -> bool:
         """Whether the time of the record at a place is up."""
         body = (place << 3) + self.body_at
-        if not self.mapping[body] & EXPIRES:
-            return False
         try:
+            if not self.mapping[body] & EXPIRES:
+                return False
             return bool(TIME.unpack_from(self.mapping, key_end(self.mapping, body + 1))[0] <= self._clock())
-        except struct.error:
+        except (struct.error, IndexError):
             return True  # it is damaged, and has no time
 
     def _count_dead(self, place: int) -> None:

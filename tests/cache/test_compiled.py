@@ -1,13 +1,16 @@
 """The compiled records write, byte for byte, what those in Python write, and find what they find."""
 
+import ctypes
 import mmap
 import os
 import random
+import signal
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+import xxhash
 
 from persistmem.cache import Cache
 from persistmem.cache.compiled import COMPILED, NEEDS, VARIABLE
@@ -176,10 +179,9 @@ def test_what_no_key_can_be_is_the_same_error() -> None:
         assert cache.stats().sets == 0
 
 
-def test_what_is_said_of_the_memory_is_checked() -> None:
-    geometry, memory = Geometry.plan(32 * KIB, None, SEED, 0), mmap.mmap(-1, 32 * KIB)
-    small = (geometry.small_at, geometry.small_size, geometry.small_size)
-    sound: dict[str, Any] = {
+def described(memory: mmap.mmap, geometry: Geometry) -> dict[str, Any]:
+    """What the compiled records are told of a region that begins with the memory."""
+    return {
         "mapping": memory,
         "base": 0,
         "size": geometry.size,
@@ -190,13 +192,17 @@ def test_what_is_said_of_the_memory_is_checked() -> None:
         "ghosts_at": geometry.ghosts_at,
         "entries_at": geometry.entries_at,
         "item_max": geometry.item_max,
-        "small": small,
+        "small": (geometry.small_at, geometry.small_size, geometry.small_size),
         "main": (geometry.main_at, geometry.main_size, geometry.main_size),
         "clock": Clock(),
         "encode_key": encode_key,
         "unpack": bytes,
-        "digest": hash,
+        "digest": xxhash.xxh3_64_intdigest,
     }
+
+
+def test_what_is_said_of_the_memory_is_checked() -> None:
+    sound = described(mmap.mmap(-1, 32 * KIB), Geometry.plan(32 * KIB, None, SEED, 0))
     assert COMPILED is not None
     COMPILED(**sound)
     for name in ("base", "size", "buckets", "tags_at", "frequencies_at", "ghosts_at", "entries_at"):
@@ -210,3 +216,40 @@ def test_what_is_said_of_the_memory_is_checked() -> None:
     for mapping in (bytes(32 * KIB), 5):
         with pytest.raises((BufferError, TypeError)):
             COMPILED(**sound | {"mapping": mapping})
+
+
+def test_nothing_is_counted_before_it_is_said_where() -> None:
+    memory = mmap.mmap(-1, 32 * KIB)
+    assert COMPILED is not None
+    records = COMPILED(**described(memory, Geometry.plan(32 * KIB, None, SEED, 0)))
+    assert records.set("a", b"value", 1, None)
+    assert records.get("a") == b"value"
+    assert not any(memory[:4096])
+
+
+def test_nothing_is_written_outside_while_another_process_scribbles_in_the_logs_heads() -> None:
+    """Both logs end where the memory does, before a page that may not be touched."""
+    geometry, page = Geometry.plan(64 * KIB, None, SEED, 0), mmap.PAGESIZE
+    memory = mmap.mmap(-1, geometry.size + page)
+    at = ctypes.addressof(ctypes.c_char.from_buffer(memory, geometry.size))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(at), ctypes.c_size_t(page), 0) == 0
+    assert COMPILED is not None
+    records = COMPILED(**described(memory, geometry))
+    words = memoryview(memory)[: geometry.size].cast("Q")
+    key, value = encode_key("a"), bytes(6000)
+    scribbler = os.fork()
+    if scribbler == 0:
+        while True:  # until it is killed
+            words[Word.MAIN_TAIL] = words[Word.MAIN_HEAD] = 0
+            words[Word.MAIN_HEAD] = geometry.main_size - 16
+    writer = os.fork()
+    if writer == 0:
+        for _ in range(1_000_000):
+            records.put(key, value, 1, None)
+        os._exit(0)
+    try:
+        _, status = os.waitpid(writer, 0)
+    finally:
+        os.kill(scribbler, signal.SIGKILL)
+        os.waitpid(scribbler, 0)
+    assert status == 0

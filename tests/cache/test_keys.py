@@ -182,3 +182,12 @@ def test_keys_with_one_hash_are_told_apart() -> None:
             cache[number] = number
             assert cache.get(number) == number
             assert cache.get(number - 3, number - 3) == number - 3
+
+
+def test_what_is_an_int_but_has_no_hash_is_a_key_however_often_it_is_read() -> None:
+    with cache_of() as cache:
+        cache.update({1: "small", 2: bytes(5000)})
+        for key, value in ((1, "small"), (2, bytes(5000))):
+            for _ in range(5):
+                unhashable: Any = np.array(key)
+                assert cache.get(unhashable) == value
