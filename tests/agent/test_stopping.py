@@ -80,6 +80,27 @@ def test_told_to_discard_it_stops_and_who_had_an_arena_is_told(
     assert list_arenas() == []
 
 
+def test_what_was_discarded_starts_no_agent_not_even_in_a_forked_child(
+    runtime: RuntimeDirectory, program: StartProgram
+) -> None:
+    holder = program()
+    holder.run("arena = attach('carts', size='1MiB')")
+    stop_agent(discard=True)
+    assert "discard" in holder.run("arena.snapshots()")
+    holder.run(
+        """
+child = os.fork()
+if child == 0:
+    try:
+        arena.snapshots()
+    finally:
+        os._exit(0)
+os.waitpid(child, 0)
+"""
+    )
+    assert agent_status() is None
+
+
 def test_an_agent_that_keeps_nothing_stops_when_told(runtime: RuntimeDirectory) -> None:
     pid = start_agent().pid
     assert stop_agent()
