@@ -47,7 +47,7 @@ types: $(READY)
 
 check: lint types test-pure test-vm test
 
-$(READY): pyproject.toml persistmem/cache/_compiled.c
+$(READY): pyproject.toml $(wildcard persistmem/cache/native/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
