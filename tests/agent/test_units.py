@@ -140,7 +140,7 @@ def test_applications_are_told_before_anything_else_stops_and_for_no_longer_than
 def test_an_interpreter_in_a_home_or_a_temporary_directory_stays_visible() -> None:
     for places, home, temporary in (
         ([Path("/usr/lib/python3")], "yes", "yes"),
-        ([Path("/root/.pyenv/lib")], "read-only", "yes"),
+        ([Path("/root/venv/lib")], "read-only", "yes"),
         ([Path("/usr/lib/python3"), Path("/home/ada/.local/lib")], "read-only", "yes"),
         ([Path("/tmp/venv"), Path("/home/ada/venv")], "read-only", None),
         ([Path("/var/tmp/checkout")], "yes", None),
