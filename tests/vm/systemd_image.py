@@ -60,6 +60,7 @@ GUEST_UNIT = f"""\
 Description=What this machine was started for
 After=multi-user.target
 RequiresMountsFor={MOUNT}
+FailureAction=poweroff-force
 
 [Service]
 Type=exec

@@ -104,10 +104,11 @@ def kill_again_and_again(user: str) -> None:
     systemctl("restart", shop)
     told = []
     for _ in range(KILLS):
+        pid = int(prop(shop, "MainPID"))
+        assert pid, f"{shop} does not run"  # the pid 0 is this very program's group
         _, before = progress(user)
-        pid = 0
         while progress(user)[1] == before:
-            pid = int(prop(shop, "MainPID"))
+            prop(shop, "MainPID")  # takes a moment, now longer, now shorter: a kill may come at any point of an order
         os.kill(pid, signal.SIGKILL)
         while prop(shop, "ActiveState") != "failed":
             pass
