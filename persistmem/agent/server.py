@@ -355,7 +355,9 @@ class Server:
                     boot = self._custodian.boot
                     self._send(peer, Welcome(os.getpid(), boot.id, boot.kernel, self._machine.carrier))
                 case Handback():
+                    began = self._clock()
                     self._custodian.take_back(peer.owner, message.name, message.uuid, peer.boot, fds[0])
+                    self._grace_ends += self._clock() - began  # the disk's time, to which it is written, is not theirs
                     peer.attached.add(message.uuid)
                     self._send(peer, Kept())
                     self._unpark()

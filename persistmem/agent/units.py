@@ -33,6 +33,9 @@ _STORE_MAX: Final = "1024"
 """Descriptors: ARENAS_MAX, the registry, and some to spare."""
 _START_AND_ASK: Final = 15
 """Seconds in which the command line starts, and the agent answers."""
+_GIVE_UP: Final = 60
+"""Seconds in which the command line starts, and gives up on an agent that does not answer. A unit that takes longer to
+start than it may has failed, even if its command may fail, and its ExecStop= is not run in the end (seen)."""
 _PRESERVE: Final = 300
 """Seconds that preserving may take: it walks over all of the memory."""
 
@@ -246,7 +249,7 @@ def _prepare(situation: Situation) -> str:
             # Over a soft reboot an agent may have stayed prepared. Failing is no reason to stop.
             ("ExecStart", f"-{command} abort"),
             ("ExecStop", f"-{command} prepare --deadline {DEADLINE}"),
-            ("TimeoutStartSec", f"{_START_AND_ASK}s"),
+            ("TimeoutStartSec", f"{_GIVE_UP}s"),
             ("TimeoutStopSec", f"{patience}s"),
             ("SyslogIdentifier", "persistmem-prepare"),
             *_environment(situation.program),

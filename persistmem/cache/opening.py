@@ -4,7 +4,6 @@ Knows arenas and regions; must not know keys or values.
 """
 
 import os
-import secrets
 import time
 import weakref
 from collections.abc import Callable
@@ -58,8 +57,12 @@ class OpenCache:
             self._store = self.store = Store(self._geometry(items), self.mapping, record.offset, self.words, clock)
             self.row = CounterRow.shared(arena.descriptor(), self.store.geometry)
             self._count_in_row()
-            with self.lock:
-                pass  # which claims a row
+            try:
+                with self.lock:
+                    pass  # which claims a row
+            except BaseException:
+                self.row.close()
+                raise
         except BaseException:
             self.lock.close()
             raise
@@ -110,7 +113,8 @@ class OpenCache:
                 geometry = self._read_header()
                 if geometry is None:
                     record = self._region.record
-                    geometry = Geometry.plan(record.length & ~7, items, secrets.randbits(64), time.time_ns())
+                    seed = int.from_bytes(os.urandom(8), "little")
+                    geometry = Geometry.plan(record.length & ~7, items, seed, time.time_ns())
                     header = encode_header(geometry)
                     self.mapping[record.offset : record.offset + HEADER_SIZE - 8] = header[:-8]
                     self.words[HEADER_SIZE // 8 - 1] = int.from_bytes(header[-8:], "little")

@@ -26,6 +26,7 @@ _SHARED: Final = 0.05
 """Seconds for which it is not kept after another process wanted it."""
 _WAIT_FIRST: Final = 20e-6
 _WAIT_MAX: Final = 1e-3
+_NO_WORDS: Final = memoryview(bytearray())
 
 
 class WriterLock:
@@ -84,7 +85,7 @@ class WriterLock:
                 if self._kept:
                     self._give(broken=False)
                 self._closed = True
-                self._on_take = _let_go  # it may hold on to the memory
+                self._on_take, self._words = _let_go, _NO_WORDS  # they hold on to the memory, a watcher to this
                 os.close(self._fd)
         self._watched.set()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -71,12 +72,12 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two 
 class Client:
     """One connection to the agent under test."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, boot: UUID | None = None) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(PATIENCE)
         self.sock.connect(str(path))
         self.conversation = Conversation("client")
-        assert isinstance(self.ask(Hello(None)), Welcome)
+        assert isinstance(self.ask(Hello(boot)), Welcome)
 
     def ask(self, request: Request) -> Any:
         self.begin(request)
@@ -112,7 +113,7 @@ class Agent:
         self._clients: list[Client] = []
         self._server = Server(
             self._listener,
-            SimulatedMachine.start(self.settings, self._lock, None),
+            SimulatedMachine.start(self.settings, self._lock, read_state(self.settings.runtime.state)),
             audience,
             saved=self.settings.saved,
             limits=Limits(idle=math.inf),
@@ -122,12 +123,12 @@ class Agent:
         self._thread.start()
         self._observer = self.client()
 
-    def client(self, uid: int | None = None) -> Client:
-        """A new connection, of that user."""
+    def client(self, uid: int | None = None, boot: UUID | None = None) -> Client:
+        """A new connection, of that user, whose arenas are from that boot."""
         if uid is not None:
             os.seteuid(uid)
         try:
-            self._clients.append(Client(self.directory / "agent.socket"))
+            self._clients.append(Client(self.directory / "agent.socket", boot))
         finally:
             if uid is not None:
                 os.seteuid(0)
@@ -566,11 +567,12 @@ def last():
         self, connection: Callable[[], Connection], program: StartProgram
     ) -> None:
         slow = program()
-        slow.run(self.CALLBACK + "    import threading; threading.Event().wait()\n")
+        slow.run("import threading; taken = threading.Event()")
+        slow.run(self.CALLBACK + "    taken.set(); threading.Event().wait()\n")
         prepared, _ = connection().ask(prepare(seconds=0.2), Prepared)
         assert (prepared.applications, prepared.unready) == (1, 1)
         assert 0.2 <= prepared.waited < 10
-        assert slow.run("arena.restore('last')") == "just in time"
+        assert slow.run(f"taken.wait({PATIENCE / 2}) and arena.restore('last')") == "just in time"
 
     def test_it_is_told_again_by_the_agent_that_comes_next(
         self, connection: Callable[[], Connection], program: StartProgram

@@ -1,4 +1,4 @@
-"""What the server says to those who watch over it: a sign of life, and who was not ready for a kexec in time."""
+"""What the server says to those who watch over it: a sign of life, and who was not ready in time; how long it waits."""
 
 import logging
 import math
@@ -10,12 +10,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 
+from persistmem.agent import datagrams
 from persistmem.agent.command import Settings
+from persistmem.agent.custodian import Custodian
 from persistmem.agent.paths import RuntimeDirectory
-from persistmem.agent.protocol import AskStatus, Noted, Prepared, Preparing, Ready, Watch, Watching
+from persistmem.agent.protocol import (
+    AskStatus,
+    Attach,
+    Attached,
+    Handback,
+    Kept,
+    List,
+    Noted,
+    Prepared,
+    Preparing,
+    Ready,
+    Watch,
+    Watching,
+)
+from persistmem.agent.records import ArenaRecord
 from persistmem.agent.server import Heartbeat, Limits, Server
 from persistmem.agent.simulated import SimulatedMachine
 
@@ -161,3 +178,49 @@ class TestHeartbeat:
                 beats.get(timeout=PATIENCE)
             for client in (watcher, asking):
                 client.sock.close()
+
+
+class TestGrace:
+    """Who held the arenas of an agent that was killed has a while to hand them back; nobody finds them gone by then."""
+
+    def test_what_the_agent_itself_takes_to_keep_them_again_is_not_counted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with ended(Agent(tmp_path, MINE)) as killed:
+            held = [attach_to(killed, name) for name in ("carts", "orders")]
+        with ended(Agent(tmp_path, MINE)) as agent:
+            keep, slow_disk = Custodian.take_back, Limits().grace * 2
+
+            def keep_slowly(custodian: Custodian, *arena: Any) -> None:
+                keep(custodian, *arena)
+                agent.now += slow_disk
+
+            monkeypatch.setattr(Custodian, "take_back", keep_slowly)
+            holder, asking = agent.client(boot=agent.status().boot), agent.client()
+            asking.begin(List(None))
+            for record, fd in held:
+                assert asking.hears_nothing()
+                datagrams.send(holder.sock, holder.conversation.send(Handback(record.name, record.uuid)), [fd])
+                assert holder.answer() == Kept()
+                os.close(fd)
+            assert [record.name for record in asking.answer().arenas] == ["carts", "orders"]
+
+
+@contextmanager
+def ended(agent: Agent) -> Iterator[Agent]:
+    """An agent that ends; what it kept is written down, as by one that was killed."""
+    try:
+        yield agent
+    finally:
+        agent.end()
+        (agent.directory / "agent.socket").unlink()
+
+
+def attach_to(agent: Agent, name: str) -> tuple[ArenaRecord, int]:
+    """A new arena, and the descriptor of its memory."""
+    client = agent.client()
+    client.begin(Attach(name, 65536))
+    data, (fd,) = datagrams.receive(client.sock)
+    answer = client.conversation.receive(data, fds=1)
+    assert isinstance(answer, Attached)
+    return answer.arena, fd

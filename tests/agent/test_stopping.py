@@ -116,11 +116,12 @@ def test_an_agent_that_keeps_nothing_ends_by_itself_after_a_while(foreground: St
 
 
 def test_an_agent_that_keeps_something_stays(foreground: StartAgent) -> None:
-    agent = foreground(0.3)
+    idle = 3.0  # time enough to attach
+    agent = foreground(idle)
     wait_for_agent(agent)
     attach("carts", size="1MiB").close()
     with pytest.raises(subprocess.TimeoutExpired):
-        agent.wait(1.0)
+        agent.wait(idle + 0.5)
     assert running_agent().pid == agent.pid
 
 

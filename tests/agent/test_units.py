@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import persistmem
+from persistmem.agent.client import PATIENCE as CLIENT_PATIENCE
 from persistmem.agent.install import Place, find_program, install, main_process, stored, systemd_version, uninstall
 from persistmem.agent.paths import RuntimeDirectory
 from persistmem.agent.units import PREPARE, SERVICE, SOCKET, Carrier, Program, Situation, caveats, units
@@ -135,6 +136,8 @@ def test_applications_are_told_before_anything_else_stops_and_for_no_longer_than
     deadline = int(found["ExecStop"].rpartition(" ")[2])
     assert found["ExecStop"].startswith("-")
     assert deadline < int(found["TimeoutStopSec"].removesuffix("s")) <= deadline + (15 if carrier == "systemd" else 315)
+    # An agent that does not answer at the start makes the command fail, which is ignored; a time limit would not be.
+    assert int(found["TimeoutStartSec"].removesuffix("s")) >= 2 * CLIENT_PATIENCE
 
 
 def test_an_interpreter_in_a_home_or_a_temporary_directory_stays_visible() -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -183,9 +184,15 @@ class Server:
         self._checked += found[times - 1].end()
         return found[times - 1]
 
+    def expect_ever(self, pattern: str) -> None:
+        """Wait until it has printed ``pattern``, or see that it had, whatever was expected before."""
+        while not re.search(pattern, self.output):
+            assert self._read(), f"it ended without {pattern!r}:\n{self.output}"
+
     def listen(self) -> None:
-        """Wait until it says where it listens."""
+        """Wait until it says where it listens, and until it does: some tell first, and their workers' roles as well."""
         self.url = self.expect(r"http://127\.0\.0\.1:\d+")[0]
+        wait_until(self._listens)
 
     def expect_roles(self, *roles: str) -> list[int]:
         """Wait until as many workers said that they have these roles; their processes, in this order."""
@@ -246,6 +253,10 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.process.stdout.close()
+
+    def _listens(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", int(self.url.rpartition(":")[2]))) == 0
 
     def _read(self) -> bool:
         assert self.process.stdout is not None

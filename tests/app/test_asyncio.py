@@ -222,8 +222,8 @@ def test_upgrade_does_not_wait_longer_than_its_deadline_for_a_loop_that_is_block
     assert (saved("counters")["a"], saved("counters")["b"]) == (1, 1)
     running.say()
     assert running.line() == "changed"
-    running.say()
     assert running.line() == "preparing"
+    running.say()
     assert running.end() == 0, running.errors
     assert (saved("counters")["a"], saved("counters")["b"]) == (3, 3)
 

@@ -124,7 +124,7 @@ def test_second_worker_of_an_application_that_refuses_others_ends_the_server_and
     serve: StartServer, tmp_path: Path, name: str
 ) -> None:
     write_project(tmp_path, {"scores.py": STARLETTE.replace(', others="read"', ", timeout=0.1")}, name)
-    server = serve(*UVICORN, "--workers", "2", "--timeout-worker-healthcheck", "1")
+    server = serve(*UVICORN, "--workers", "2")
     server.wait()
     assert f"BusyError: app {name}: expected to be the one process that saves this state" in server.output
     assert "start this one with others='read'" in server.output

@@ -330,12 +330,15 @@ for at in range(1, 1000):
     assert status in (0, 143, -signal.SIGTERM), (at, status)
     with persistmem.attach(sys.argv[1]) as arena:
         assert arena.restore('state')['state']['a'] == at, at
+    say(at)
     if status == 0:
         break
-say(at)
+say('ended')
 """
     running = script(PROGRAM + code, name)
-    steps = int(running.line())
+    steps = 0
+    while (line := running.line()) != "ended":
+        steps = int(line)
     assert 50 < steps < 999
     assert running.end() == 0, running.errors
 

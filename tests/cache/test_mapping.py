@@ -14,6 +14,7 @@ from persistmem.cache import Cache
 from persistmem.errors import (
     ArenaFullError,
     ArgumentError,
+    BusyError,
     ClosedError,
     CorruptError,
     ExistsError,
@@ -397,6 +398,14 @@ def test_forgotten_cache_gives_back_its_descriptors_and_its_counters() -> None:
         assert cache.stats().processes == 1
         assert open_descriptors() == before
         assert cache.stats().sets == 2
+
+
+def test_cache_that_could_not_be_opened_leaves_no_descriptor_behind() -> None:
+    with cache_of() as cache, cache._lock:
+        before = open_descriptors()
+        with pytest.raises(BusyError):
+            open_cache(cache.arena, timeout=0.05)
+        assert open_descriptors() == before
 
 
 def test_closed_cache_lets_go_of_its_memory_at_once() -> None:

@@ -24,7 +24,8 @@ PATIENCE = 30.0
 _START = """
 import os, sys
 fds = [int(fd) for fd in sys.argv[1].split(",") if fd]
-high = [os.dup2(fd, 200 + number) for number, fd in enumerate(fds)]
+above = max([200, *fds]) + 1
+high = [os.dup2(fd, above + number) for number, fd in enumerate(fds)]
 for number, fd in enumerate(high):
     os.dup2(fd, 3 + number)
     os.close(fd)

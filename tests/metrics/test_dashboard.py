@@ -107,5 +107,5 @@ def test_every_query_has_an_answer_from_a_prometheus_that_scrapes(cli: CommandLi
         prometheus.wait_for("rate(persistmem_cache_hits_total[1m]) > 0")
         simulate_reboot()
         prometheus.wait_for("persistmem_handovers_total > 0")
-        unanswered = [what for what, expression in expressions() if not prometheus.query(chosen(expression, "1m"))]
-    assert unanswered == []
+        for _, expression in expressions():  # a scrape that was too slow leaves none an answer until the next
+            prometheus.wait_for(chosen(expression, "1m"))

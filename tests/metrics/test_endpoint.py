@@ -78,7 +78,7 @@ def test_every_scrape_tells_how_it_is_then(cli: CommandLine, endpoint: StartEndp
 
 def test_an_agent_that_keeps_nothing_ends_although_it_is_scraped(cli: CommandLine, endpoint: StartEndpoint) -> None:
     ready, writable = os.pipe()
-    settings = Settings(RuntimeDirectory(cli.runtime), 0.5, cli.directory)
+    settings = Settings(RuntimeDirectory(cli.runtime), 3.0, cli.directory)  # time enough to be asked, and scraped
     command = start_command(settings, InBackground(writable))
     subprocess.run(command, pass_fds=[writable], env=cli.environment(), check=True, timeout=PATIENCE)
     os.close(writable)

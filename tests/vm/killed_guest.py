@@ -48,6 +48,7 @@ def main() -> None:
         guest.load_next()
         guest.kexec()
     SystemAgent()
+    persistmem("ls", uid=USER)  # is answered when what is missing was handed back
     guest.tell("status after the kill", json.loads(persistmem("status", "--json").stdout))
     guest.tell_command("stayed", guest.reboot())
 

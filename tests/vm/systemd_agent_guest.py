@@ -76,6 +76,8 @@ def keep() -> None:
 
 def tell_kept(how: str) -> None:
     """Report what each user finds; nothing but a user's own command starts the agent, if it does not run."""
+    while persistmem("status", uid=GEOGRAPHER, check=False).returncode:
+        pass  # a slow machine takes longer to start it than a command waits
     with ThreadPoolExecutor(len(USERS)) as pool:
         guest.tell(how, dict(zip(USERS.values(), pool.map(look, USERS), strict=True)))
 

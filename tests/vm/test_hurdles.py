@@ -61,4 +61,4 @@ def test_what_is_written_after_everything_was_preserved_still_crosses(run: Run) 
     assert run.said(1, "document") == "last"
     (told,) = run.said(1, "history")
     assert (told["arenas"], told["lost"]) == (2, [])
-    assert 0 < told["retrieve"] < told["boot"] < told["dark"] < 120
+    assert 0 < told["retrieve"] < told["boot"] <= told["dark"] < 120  # the clock may have lost a second

@@ -163,7 +163,7 @@ def test_the_agent_remembers_the_handover(run: Run) -> None:
     (told,) = run.said(AFTER, "history")
     assert (told["kernel_from"], told["kernel_to"]) == (OLD, NEW)
     assert (told["arenas"], told["saved"], told["lost_count"]) == (sum(map(len, KEPT.values())) + 1, 0, 0)
-    assert 0 < told["boot"] < told["dark"] < 240
+    assert 0 < told["boot"] <= told["dark"] < 240  # the clock may have lost a second
 
 
 @agent

@@ -54,7 +54,7 @@ def test_the_story_of_each_handover_is_told(run: Run, stage: int) -> None:
         assert (told["arenas"], told["saved"], told["lost"], told["lost_count"]) == (2, 0, [], 0)
         assert told["size"] > ARRAY_MIB << 20
         assert 0 < told["preserve"] < 60
-        assert 0 < told["retrieve"] < told["boot"] < told["dark"] < 120
+        assert 0 < told["retrieve"] < told["boot"] <= told["dark"] < 120  # the clock may have lost a second
     as_told = run.said(stage, "history as told")
     assert f"kernel     {RELEASES[stage - 1]} -> {RELEASES[stage]}, handover {stage}" in as_told
     assert "lost       nothing" in as_told

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.support import wait_for_exit
+
 from .support import SERVE, House, Server, Wire
 
 ITEMS = {
@@ -86,7 +88,9 @@ def test_items_outlive_the_agent_while_a_server_holds_them(house: House) -> None
     server = house.serve("shop", "--size", "8MiB")
     with server.wire() as wire:
         before = fill(wire)
-        os.kill(house.agent_pid(), signal.SIGKILL)
+        agent = house.agent_pid()
+        os.kill(agent, signal.SIGKILL)
+        wait_for_exit(agent)  # so that the next command finds it gone, and the server hands back what it holds
         assert seen(wire) == before
         assert wire.ask(b"incr number 1\r\n") == b"42\r\n"
     server.stop(signal.SIGKILL)
