@@ -112,9 +112,11 @@ class Holder:
             AgentError: the agent ended, and no other could be started to say which of the two it is.
         """
         connection = self._connection
-        if held.gone is None:
-            if connection is not None and not connection.has_news():
+        if held.gone is None and connection is not None:
+            if not connection.has_news():
                 return
+            connection.settle(_SETTLE)
+        if held.gone is None:  # no agent is started for what the last one said was gone before it ended
             self.connection()
         if held.gone is not None:
             raise StaleArenaError(held.gone)
