@@ -173,7 +173,7 @@ class Custodian:
         record = self._kept.get(key)
         if record is None:
             if size is None:
-                raise NotFoundError(f"there is no arena {name!r}; give a size to make it")
+                raise NotFoundError(f"there is no arena {name!r}; look at 'persistmem ls', or give a size to make it")
             return *self._make(owner, name, size), True
         check_same_size(name, record.size, size)
         return self._carrier.recover(_carrier_key(record)), record, False

@@ -85,7 +85,7 @@ class WriterLock:
                 if self._kept:
                     self._give(broken=False)
                 self._closed = True
-                self._on_take, self._words = _let_go, _NO_WORDS  # they hold on to the memory, a watcher to this
+                self._on_take, self._words = _let_go, _NO_WORDS  # they hold the memory, and a watcher may hold this
                 os.close(self._fd)
         self._watched.set()
 
